@@ -1,0 +1,1 @@
+"""Decoding machinery: knows tensors, cells and loops, and none of the package's layers."""

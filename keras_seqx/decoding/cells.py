@@ -1,0 +1,219 @@
+"""Any cell, list of cells, nested stack or RNN layers, behind one stepping interface."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_seqx import _checks
+from keras_seqx.decoding import loop
+
+CELL = "an RNN cell, an RNN layer, or a list of those"
+HELP = "Pass for example `keras.layers.LSTMCell(40)`, a list of cells, or your own layer with `call` and `state_size`"
+
+
+class CellStack:
+    """The cells of a decoder, flattened into one sequence of cells and one list of states.
+
+    A plain object, invisible to Keras' tracking: the layers belong to whoever made it.
+
+    Args:
+        cell: what the user gave, see `CELL`.
+        owner: the layer that the cells serve; named in errors, its dtype policy is the default.
+    """
+
+    def __init__(self, cell: Any, owner: keras.layers.Layer):
+        self.cells = [Cell(c, owner) for c in _leaves(cell, owner)]
+        self.state_count = sum(len(c.state_template) for c in self.cells)
+
+    def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
+        """Builds every cell for inputs (B, width); returns the last cell's output spec, (None, H)."""
+        output = None
+        for cell in self.cells:
+            output = cell.build(width, memory)
+            width = output.shape[-1]
+        return output
+
+    @property
+    def state_specs(self) -> list[keras.KerasTensor]:
+        """One state spec (None, ...) for each state tensor, in order; known once built."""
+        return [spec for cell in self.cells for spec in cell.state_specs]
+
+    def initial_states(self, batch_size: Any) -> list[Any]:
+        """Returns the cells' own initial states as one flat list."""
+        return [state for cell in self.cells for state in cell.initial_states(batch_size)]
+
+    def prepare_memory(self, memory: Any, memory_mask: Any) -> list[dict[str, Any]]:
+        """Returns the loop constants of each cell, `prepare_memory` called once where a cell has it."""
+        return [cell.prepare_memory(memory, memory_mask) for cell in self.cells]
+
+    def step(self, x: Any, states: Sequence[Any], training: bool, memories: Sequence[dict]) -> tuple[Any, list[Any]]:
+        """One step through all cells: x (B, width) -> output (B, H), new states."""
+        return self._through(
+            lambda cell, x, states, memory: cell.step(x, states, training, memory), x, states, memories
+        )
+
+    def sequence(
+        self, x: Any, states: Sequence[Any], training: bool, memories: Sequence[dict], length: Any, variables: list
+    ) -> tuple[Any, list[Any]]:
+        """A whole sequence, cell by cell: x (B, T, width) -> outputs (B, T, H), last states."""
+        return self._through(
+            lambda cell, x, states, memory: cell.sequence(x, states, training, memory, length, variables),
+            x,
+            states,
+            memories,
+        )
+
+    def _through(self, run, x, states, memories):
+        states, new_states = list(states), []
+        for cell, memory in zip(self.cells, memories, strict=True):
+            own = [states.pop(0) for _ in cell.state_template]
+            x, own = run(cell, x, own, memory)
+            new_states.extend(own)
+        return x, new_states
+
+    @contextlib.contextmanager
+    def dropout_masks(self, x: Any, states: Sequence[Any], training: bool, memories: Sequence[dict]) -> Iterator[None]:
+        """Has every dropout mask of the cells drawn before a loop, held through it, and forgotten after.
+
+        Keras' cells draw a mask at the first step that needs it and keep it. One discarded step outside the
+        loop makes them do so where the draw is allowed, whatever cells the user's cells hold inside.
+        """
+        holders = [sub for cell in self.cells for sub in cell.dropout_holders()]
+        try:
+            if training and any(h.dropout or h.recurrent_dropout for h in holders):
+                self.step(x, states, training, memories)
+            yield
+        finally:
+            for holder in holders:
+                holder.reset_dropout_mask()
+                holder.reset_recurrent_dropout_mask()
+
+
+class Cell:
+    """One cell and how to call it."""
+
+    def __init__(self, layer: keras.layers.Layer, owner: keras.layers.Layer):
+        self.layer = layer.cell if isinstance(layer, keras.layers.RNN) else layer
+        self.use_cudnn = getattr(layer, "use_cudnn", "auto")
+        size = self.layer.state_size
+        # Keras hands a cell its states as a list, a single one included.
+        self.state_structure = list(size) if isinstance(size, (list, tuple)) else [size]
+        self.state_template = tree.flatten(self.state_structure)
+        self.takes_memory = _takes(self.layer, "memory")
+        self.call = {training: cheapest_call(self.layer, owner, training) for training in (False, True)}
+        self.fused = self._fused() if _in_scope_of(self.layer, owner) else None
+        self.state_specs: list[keras.KerasTensor] = []
+        self.output: keras.KerasTensor | None = None
+
+    def _fused(self) -> keras.layers.RNN | None:
+        """Keras' own layer around this cell, where it has a kernel for whole sequences."""
+        kinds = {keras.layers.LSTMCell: keras.layers.LSTM, keras.layers.GRUCell: keras.layers.GRU}
+        kind = kinds.get(type(self.layer))
+        if kind is None:
+            return None
+        fused = kind(self.layer.units, return_sequences=True, use_cudnn=self.use_cudnn, dtype=self.layer.dtype_policy)
+        fused.cell = self.layer
+        return fused
+
+    def dropout_holders(self) -> list[Any]:
+        """Returns the Keras cells in this one, itself included, that keep dropout masks."""
+        return [sub for sub in self.layer._flatten_layers() if hasattr(sub, "reset_recurrent_dropout_mask")]
+
+    def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
+        x = keras.KerasTensor((None, width), dtype=self.layer.compute_dtype)
+        self.state_specs = [
+            keras.KerasTensor((None, *state.shape[1:]), dtype=state.dtype) for state in self.initial_states(1)
+        ]
+        kwargs = {"memory": memory} if self.takes_memory and memory is not None else {}
+        # A symbolic call builds what is not yet built, however the cell does it, and tells the output's width.
+        output, _ = self.layer(x, self._pack(self.state_specs), **kwargs)
+        self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
+        return self.output
+
+    def initial_states(self, batch_size: Any) -> list[Any]:
+        if hasattr(self.layer, "get_initial_state"):
+            states = tree.flatten(self.layer.get_initial_state(batch_size=batch_size))
+        else:
+            states = [ops.zeros((batch_size, size), dtype=self.layer.compute_dtype) for size in self.state_template]
+        return states
+
+    def prepare_memory(self, memory: Any, memory_mask: Any) -> dict[str, Any]:
+        if not self.takes_memory or memory is None:
+            return {}
+        if hasattr(self.layer, "prepare_memory"):
+            memory = self.layer.prepare_memory(memory, memory_mask)
+        return {"memory": memory, "memory_mask": memory_mask}
+
+    def step(self, x: Any, states: Sequence[Any], training: bool, memory: dict) -> tuple[Any, list[Any]]:
+        output, new_states = self.call[training](x, self._pack(states), **memory)
+        new_states = tree.flatten(new_states)
+        return output, [
+            ops.cast(n, o.dtype) if n.dtype != o.dtype else n for n, o in zip(new_states, states, strict=True)
+        ]
+
+    def sequence(
+        self, x: Any, states: Sequence[Any], training: bool, memory: dict, length: Any, variables: list
+    ) -> tuple[Any, list[Any]]:
+        if self.fused is not None:
+            _, outputs, states = self.fused.inner_loop(x, list(states), mask=None, training=training)
+            return outputs, list(states)
+
+        def step(states, x):
+            output, states = self.step(x, states, training, memory)
+            return states, output
+
+        states, outputs = loop.scan(step, list(states), x, length, output=self.output, variables=variables)
+        return outputs, states
+
+    def _pack(self, states: Sequence[Any]) -> list[Any]:
+        return tree.pack_sequence_as(self.state_structure, list(states))
+
+
+def cheapest_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:
+    """Returns the cheapest faithful way to call a built `layer` at every step from within `owner`.
+
+    Torch runs each step anew, and `Layer.__call__` takes longer than a small layer's work. It may be left out
+    where the owner has done all that it would do: the layer is built, and the dtype scope open.
+    """
+    direct = keras.backend.backend() == "torch" and _in_scope_of(layer, owner)
+    call = layer.call if direct else layer
+    return functools.partial(call, training=training) if _takes(layer, "training") else call
+
+
+def _in_scope_of(layer: keras.layers.Layer, owner: keras.layers.Layer) -> bool:
+    same = (layer.compute_dtype, layer.variable_dtype) == (owner.compute_dtype, owner.variable_dtype)
+    return same and layer.quantization_mode is None
+
+
+def _takes(layer: keras.layers.Layer, argument: str) -> bool:
+    return argument in inspect.signature(layer.call).parameters
+
+
+def _leaves(cell: Any, owner: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields the cells in `cell`, outermost first in input order."""
+    if isinstance(cell, (list, tuple)):
+        if not cell:
+            raise ValueError(_checks.message(owner, "cell", CELL, cell, HELP))
+        for c in cell:
+            yield from _leaves(c, owner)
+    elif type(cell) is keras.layers.StackedRNNCells:
+        yield from _leaves(cell.cells, owner)
+    elif isinstance(cell, keras.layers.RNN):
+        if cell.go_backwards or cell.stateful:
+            fix = "A decoder runs forwards and takes its state by `initial_state`: leave both options out"
+            raise ValueError(
+                _checks.message(owner, "cell", "an RNN layer without `go_backwards` and `stateful`", cell, fix)
+            )
+        if type(cell) in (keras.layers.LSTM, keras.layers.GRU):
+            yield cell
+        else:
+            yield from _leaves(cell.cell, owner)
+    elif isinstance(cell, keras.layers.Layer) and hasattr(cell, "state_size"):
+        yield cell
+    else:
+        raise TypeError(_checks.message(owner, "cell", CELL, cell, HELP))

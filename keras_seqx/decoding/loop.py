@@ -1,0 +1,136 @@
+"""The one time loop and the one branch, each on the backend's own differentiable primitive.
+
+`keras.ops.scan` wants each output shaped like the carry and has no gradient under XLA on TensorFlow,
+`keras.ops.while_loop` has none at all there nor on JAX: this file is the only place that names a backend.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+# TensorFlow cannot: there a branch with a loop in it trains only without `jit_compile`.
+XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES = keras.backend.backend() != "tensorflow"
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def scan(
+    step: Step, carry: Any, xs: Any, length: Any, *, output: Any, variables: Sequence[Any] = ()
+) -> tuple[Any, Any]:
+    """Runs `carry, y = step(carry, x)` over the time axis of `xs`.
+
+    Args:
+        step: takes the carry and a slice of `xs` without its time axis; returns the new carry, of the same
+            structure, shapes and dtypes, and the step's output.
+        carry: nested structure of tensors.
+        xs: nested structure of tensors (B, T, ...); may be empty.
+        length: T, an integer, or on TensorFlow a scalar tensor.
+        output: `keras.KerasTensor` of one step's output, (B, ...); TensorFlow sizes its buffer by it.
+        variables: the Keras variables that `step` reads or assigns. Assignments inside the loop (random
+            seeds, moving statistics) are carried from step to step and take effect after it.
+
+    Returns:
+        The last carry, and the outputs stacked to (B, T, ...).
+    """
+    if keras.backend.backend() == "torch":
+        ys = []
+        for t in range(length):
+            carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
+            ys.append(y)
+        return carry, ops.stack(ys, axis=1)
+    carried = _Carried(variables)
+    pure_step = carried.pure(step)
+
+    def body(state, x):
+        values, (carry, y) = pure_step(state[0], state[1], x)
+        return (values, carry), y
+
+    scan_on_backend = _scan_jax if keras.backend.backend() == "jax" else _scan_tensorflow
+    (values, carry), ys = scan_on_backend(body, (carried.values(), carry), xs, length, output)
+    carried.assign(values)
+    return carry, ys
+
+
+def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Sequence[Any] = ()) -> Any:
+    """Returns `true_fn()` or `false_fn()` by a boolean scalar tensor; `variables` as in `scan`."""
+    if keras.backend.backend() == "torch":
+        return ops.cond(predicate, true_fn, false_fn)
+    carried = _Carried(variables)
+    pure_true, pure_false = carried.pure(true_fn), carried.pure(false_fn)
+    values = carried.values()
+    values, result = ops.cond(predicate, lambda: pure_true(values), lambda: pure_false(values))
+    carried.assign(values)
+    return result
+
+
+def _scan_jax(step: Step, carry: Any, xs: Any, length: int, output: Any) -> tuple[Any, Any]:
+    from jax import lax
+
+    del output
+    xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
+    carry, ys = lax.scan(step, carry, xs, length)
+    return carry, ops.swapaxes(ys, 0, 1)
+
+
+class _Carried:
+    """Variables that a traced function may assign, turned into its arguments and results.
+
+    A value assigned to a Keras variable inside a JAX loop or branch is a tracer that must not outlive it; on
+    TensorFlow, a variable assigned in a loop in a branch keeps XLA from compiling their gradient.
+    """
+
+    def __init__(self, variables: Sequence[Any]):
+        self.fixed = [v for v in variables if v.trainable]
+        self.mutable = [v for v in variables if not v.trainable]
+        self.assigned: set[int] = set()
+
+    def values(self) -> list[Any]:
+        # `value` is cast to the compute dtype under mixed precision; the loop must give back what it took.
+        return [ops.cast(v.value, v.dtype) for v in self.mutable]
+
+    def pure(self, function: Callable) -> Callable:
+        fixed = [(v, v.value) for v in self.fixed]
+
+        def pure(values, *args):
+            with keras.StatelessScope([*fixed, *zip(self.mutable, values, strict=True)]) as scope:
+                before = [scope.get_current_value(v) for v in self.mutable]
+                result = function(*args)
+                after = [scope.get_current_value(v) for v in self.mutable]
+            self.assigned |= {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old is not new}
+            return after, result
+
+        return pure
+
+    def assign(self, values: Sequence[Any]) -> None:
+        for i in self.assigned:
+            self.mutable[i].assign(values[i])
+
+
+def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    def time_major(x):
+        return tf.transpose(x, [1, 0, *range(2, len(x.shape))])
+
+    def array(x):
+        return tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]).unstack(x)
+
+    arrays = [array(time_major(x)) for x in tree.flatten(xs)]
+    buffer = tf.TensorArray(output.dtype, length, element_shape=output.shape)
+    flat_carry = tree.flatten(carry)
+
+    def body(t, buffer, *state):
+        x = tree.pack_sequence_as(xs, [a.read(t) for a in arrays])
+        new_carry, y = step(tree.pack_sequence_as(carry, list(state)), x)
+        new_state = tree.flatten(new_carry)
+        for new, old in zip(new_state, flat_carry, strict=True):
+            new.set_shape(old.shape)
+        return (t + 1, buffer.write(t, y), *new_state)
+
+    # A bound on the iterations is what gives XLA a gradient.
+    _, buffer, *flat_carry = tf.while_loop(
+        lambda t, *_: t < length, body, (0, buffer, *flat_carry), maximum_iterations=length, swap_memory=True
+    )
+    return tree.pack_sequence_as(carry, flat_carry), time_major(buffer.stack())

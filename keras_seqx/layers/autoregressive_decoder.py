@@ -1,0 +1,368 @@
+"""AutoregressiveDecoder: a cell stack that reads its own output."""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_seqx import _checks, masking
+from keras_seqx.decoding import loop
+from keras_seqx.decoding.cells import CellStack, cheapest_call
+from keras_seqx.decoding.passes import Passes
+
+STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
+INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target, as (B, T, D)"
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx")
+class AutoregressiveDecoder(keras.layers.Layer):
+    """Writes a sequence step by step, each step reading the one before.
+
+    At step t, with T0 inputs given,
+
+        x[t] = inputs[t]                          while t < T0 and its mask is true
+        x[t] = y[t - 1]                           otherwise
+        h[t], state = cell([x[t], covariates[t]], state)
+        y[t] = output_layer(h[t])
+
+    so one start frame runs free, a prompt warms up, and a whole shifted target is teacher forcing: one
+    mechanism, no modes. A row whose first step is masked starts from zeros. Differs from unrolling layers by
+    hand in that the graph does not grow with the steps, and `steps` may change from call to call.
+
+    Args:
+        cell: an RNN cell (`LSTMCell(40)`, your own), a list of cells (stacked), `StackedRNNCells`, nested as you
+            like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used.
+        output_layer: layer from (B, H) to (B, D), applied at every step. Defaults to None: the identity.
+        steps: integer of at least 1, the number of outputs. Defaults to None: as many as there are inputs. It is
+            read when a function is traced: after changing the attribute of a model that has already predicted,
+            call `model.make_predict_function(force=True)`.
+        teacher_forcing: number within [0, 1]; in training each forced input after the first is kept with this
+            probability, drawn for each row and step. Defaults to 1. The attribute is a saved, non-trainable
+            scalar variable: `decoder.teacher_forcing.assign(0.5)` moves it, between epochs too.
+        return_state: whether to return the last states too. Defaults to False.
+        seed: integer, seed of the draws. Defaults to None.
+        **kwargs: those of every Keras layer.
+
+    Call arguments:
+        inputs: the forced inputs, float tensor (B, T0, D), T0 >= 1.
+        initial_state: tensor, or list of tensors (B, units), that fill the states of the cells in order; a state
+            not given starts at the cell's `get_initial_state`. The `[h, c]` of an encoder fills the first LSTM.
+        memory: tensor (B, S, M), handed at every step to the cells whose `call` takes a `memory`.
+        covariates: float tensor (B, steps, C), known inputs, concatenated to each step's input.
+        steps: as the constructor's, for this call.
+        training: whether teacher forcing draws and dropout are active.
+        mask: boolean tensor (B, T0), true where an input is given. Keras fills it from the inputs' own mask.
+        inputs_mask, memory_mask: filled by Keras where several tensors are passed.
+
+    Returns:
+        A float tensor (B, steps, D); with `return_state`, a tuple of it and of every state (B, units), flat and in
+        order, so that `outputs, *states = decoder(...)` and
+        `decoder(outputs[:, -1:], initial_state=states, steps=m)` go on for m steps.
+
+    Raises:
+        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1].
+        TypeError: a cell that is no cell; steps that are no integer; a probability that is no number.
+
+    Masking:
+        With as many outputs as inputs, the outputs carry the inputs' mask; with more, every output is valid; with
+        fewer, the outputs carry the mask of the first inputs. Where every input is forced, and no later output
+        depends on a masked step, the sequence runs layer by layer: the outputs at masked steps, which count
+        in no loss, then hold no self-fed values.
+
+    Randomness:
+        Teacher forcing draws a number for each row and step before the loop. A cell's dropout masks are drawn once
+        a call and held through the steps, as in `keras.layers.RNN`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_seqx import AutoregressiveDecoder
+    >>> cells = [keras.layers.LSTMCell(40) for _ in range(4)]
+    >>> decoder = AutoregressiveDecoder(cells, keras.layers.Dense(5), steps=150)
+    >>> start = np.zeros((32, 1, 5), "float32")
+    >>> tuple(decoder(start).shape)
+    (32, 150, 5)
+    >>> tuple(decoder(start, steps=300).shape)
+    (32, 300, 5)
+
+    References:
+        - Graves, 2013, Generating sequences with recurrent neural networks, arXiv:1308.0850.
+        - Bengio et al., 2015, Scheduled sampling, arXiv:1506.03099.
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        output_layer: keras.layers.Layer | None = None,
+        *,
+        steps: int | None = None,
+        teacher_forcing: float = 1.0,
+        return_state: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._cells = CellStack(cell, self)
+        self.cell = cell
+        if output_layer is not None and not isinstance(output_layer, keras.layers.Layer):
+            fix = "Pass for example `keras.layers.Dense(features)`"
+            raise TypeError(_checks.message(self, "output_layer", "a Keras layer or None", output_layer, fix))
+        self.output_layer = output_layer
+        self.steps = steps
+        self.return_state = bool(return_state)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        fix = "1 forces every given input, 0 none after the first"
+        self._initial_teacher_forcing = _checks.probability(self, "teacher_forcing", teacher_forcing, fix)
+        self.teacher_forcing = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(self._initial_teacher_forcing),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            name="teacher_forcing",
+        )
+        # A fused kernel that XLA cannot compile rules out `jit_compile` for the model around it.
+        self.supports_jit = all(c.fused is None or c.fused.supports_jit for c in self._cells.cells)
+
+    @property
+    def steps(self) -> int | None:
+        """The number of outputs where a call gives none; None for as many as there are inputs."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, value: int | None) -> None:
+        self._steps = value if value is None else _checks.positive_integer(self, "steps", value, STEPS_FIX)
+
+    def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
+        self._check_shape("inputs", inputs_shape, "B, T0, D")
+        covariate_width = 0
+        if covariates_shape is not None:
+            self._check_shape("covariates", covariates_shape, "B, steps, C")
+            covariate_width = covariates_shape[-1]
+        memory = None
+        if memory_shape is not None:
+            self._check_shape("memory", memory_shape, "B, S, M")
+            memory = keras.KerasTensor((None, *memory_shape[1:]), dtype=self.compute_dtype)
+        self._width, self._covariate_width = inputs_shape[-1], covariate_width
+        hidden = self._cells.build(self._width + covariate_width, memory)
+        self._output = hidden
+        if self.output_layer is not None:
+            output = self.output_layer(hidden)
+            self._output = keras.KerasTensor(output.shape, dtype=output.dtype)
+        if len(self._output.shape) != 2:
+            fix = "It is called on (B, H), one step at a time"
+            what = f"a layer from {hidden.shape} to (None, D)"
+            raise ValueError(_checks.message(self, "output_layer", what, self._output.shape, fix, "output shape"))
+        self._feeds_back = self._output.shape[-1] == self._width
+        if self._initial_teacher_forcing < 1:
+            self._check_fed_back("`teacher_forcing` is below 1")
+
+    def call(
+        self,
+        inputs: Any,
+        initial_state: Any = None,
+        memory: Any = None,
+        covariates: Any = None,
+        steps: int | None = None,
+        training: bool | None = None,
+        mask: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
+    ) -> Any:
+        mask = inputs_mask if mask is None else mask
+        steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
+        passes = Passes(
+            cells=self._cells,
+            output_layer=self._call_output_layer(bool(training)),
+            output=self._output,
+            covariates=covariates,
+            memories=self._cells.prepare_memory(memory, memory_mask),
+            training=bool(training),
+            variables=self.variables,
+        )
+        inputs = inputs[:, :steps]
+        # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
+        given = ops.shape(inputs)[1]
+        use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
+        if use is not None:
+            inputs = ops.where(use[:, :, None], inputs, ops.zeros_like(inputs))
+        states = self._initial_states(initial_state, ops.shape(inputs)[0])
+        with passes.prime(inputs[:, 0], states):
+            if inputs.shape[1] == 1 and steps not in (None, 1):
+                outputs, states = passes.free(inputs[:, 0], states, 0, steps)
+            else:
+                ends = steps is None or inputs.shape[1] == steps
+                outputs, states = self._read(passes, inputs, use, states, last=ends and not self.return_state)
+                if not ends:
+                    sample = ops.cast(outputs[:, -1], inputs.dtype)
+                    more, states = passes.free(sample, states, given, steps - given)
+                    outputs = ops.concatenate([outputs, more], axis=1)
+                    outputs = ops.reshape(outputs, (-1, steps, outputs.shape[-1]))
+        self._called_steps = steps
+        return (outputs, *states) if self.return_state else outputs
+
+    def _read(self, passes: Passes, inputs: Any, use: Any, states: list, last: bool) -> tuple[Any, list]:
+        """Outputs and states over the given inputs; `last` says that nothing after them is asked for."""
+        whole_equals_stepwise = []
+        if use is not None and inputs.shape[1] != 1 and self._feeds_back:
+            # Where nothing follows, what a padded step reads can reach no valid output.
+            whole_equals_stepwise.append(masking.is_right_padded(use) if last else ops.all(use))
+        if passes.training and self._feeds_back and inputs.shape[1] != 1:
+            draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
+            first = ops.cumsum(ops.ones_like(draws), axis=1) < 2
+            kept = ops.logical_or(first, ops.less(draws, self.teacher_forcing))
+            whole_equals_stepwise.append(ops.all(kept))
+            use = kept if use is None else ops.logical_and(use, kept)
+        if not whole_equals_stepwise:
+            return passes.whole(inputs, states)
+        if self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES:
+            return passes.stepwise(inputs, use, states)
+        return loop.cond(
+            ops.all(ops.stack(whole_equals_stepwise)),
+            lambda: passes.whole(inputs, states),
+            lambda: passes.stepwise(inputs, use, states),
+            variables=passes.variables,
+        )
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        initial_state: Any = None,
+        memory: Any = None,
+        covariates: Any = None,
+        steps: int | None = None,
+        training: bool | None = None,
+        mask: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
+    ) -> Any:
+        mask = inputs_mask if mask is None else mask
+        steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
+        self._called_steps = steps
+        batch, forced, _ = inputs.shape
+        length = forced if steps is None else steps
+        outputs = keras.KerasTensor((batch, length, self._output.shape[-1]), dtype=self._output.dtype)
+        states = [keras.KerasTensor((batch, *s.shape[1:]), dtype=s.dtype) for s in self._cells.state_specs]
+        return (outputs, *states) if self.return_state else outputs
+
+    def compute_output_shape(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> Any:
+        if not self.built:
+            self.build(inputs_shape, memory_shape, covariates_shape)
+        spec = self.compute_output_spec(keras.KerasTensor(inputs_shape))
+        return tree.map_structure(lambda s: tuple(s.shape), spec)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        mask, steps, forced = previous_mask, self._called_steps, inputs.shape[1]
+        if mask is not None and steps is not None:
+            if forced is None:
+                # An open time axis: mask or true, as the number of inputs turns out.
+                free = ops.sum(ops.ones_like(mask[:1], dtype="int32")) < steps
+                tail = ops.repeat(ops.zeros_like(mask[:, :1]), steps, axis=1)
+                mask = ops.logical_or(ops.concatenate([mask, tail], axis=1)[:, :steps], free)
+            else:
+                mask = mask[:, :steps] if steps <= forced else None
+        return [mask] + [None] * self._cells.state_count if self.return_state else mask
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "cell": keras.saving.serialize_keras_object(self.cell),
+            "output_layer": keras.saving.serialize_keras_object(self.output_layer),
+            "steps": self.steps,
+            "teacher_forcing": self._initial_teacher_forcing,
+            "return_state": self.return_state,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
+        layers = {k: keras.saving.deserialize_keras_object(config[k]) for k in ("cell", "output_layer")}
+        return cls(**{**config, **layers})
+
+    def _call_output_layer(self, training: bool) -> Any:
+        if self.output_layer is None:
+            return lambda hidden: hidden
+        return cheapest_call(self.output_layer, self, training)
+
+    def _initial_states(self, initial_state: Any, batch_size: Any) -> list[Any]:
+        """The given states in the cells' order, the cells' own where none is given."""
+        given = tree.flatten(initial_state) if initial_state is not None else []
+        states = self._cells.initial_states(batch_size)
+        for i, (state, spec) in enumerate(zip(given, self._cells.state_specs, strict=False)):
+            if state is not None:
+                states[i] = ops.cast(state, spec.dtype)
+        return [ops.cast(s, spec.dtype) for s, spec in zip(states, self._cells.state_specs, strict=True)]
+
+    def _check_call(
+        self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any
+    ) -> int | None:
+        """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
+        steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
+        self._check_shape("inputs", inputs.shape, "B, T0, D")
+        forced = inputs.shape[1]
+        shapes = f"inputs {tuple(inputs.shape)}"
+        _checks.size(self, "inputs", "feature size", inputs.shape[-1], self._width, INPUTS_FIX, shapes)
+        if mask is not None:
+            fix = "Pass one boolean for each input, (B, T0)"
+            _checks.rank(self, "mask", mask.shape, "B, T0", fix)
+            _checks.size(self, "mask", "length", mask.shape[1], forced, fix, shapes)
+        self._check_states(initial_state, inputs.shape[0])
+        width = 0
+        if covariates is not None:
+            self._check_shape("covariates", covariates.shape, "B, steps, C")
+            width = covariates.shape[-1]
+            length = forced if steps is None else steps
+            fix = "Give one covariate vector for each output"
+            _checks.size(
+                self, "covariates", "length", covariates.shape[1], length, fix, f"covariates {tuple(covariates.shape)}"
+            )
+        fix = "Call the layer with the covariates that it was built with"
+        _checks.size(self, "covariates", "feature size", width, self._covariate_width, fix, shapes)
+        if memory is not None and not any(c.takes_memory for c in self._cells.cells):
+            fix = "Use a cell whose `call` takes `memory`, or leave `memory` out"
+            raise ValueError(
+                _checks.message(self, "memory", "None, as no cell takes it", tuple(memory.shape), fix, "shape")
+            )
+        if steps is not None and forced is not None and steps > forced:
+            self._check_fed_back(f"{steps} steps are asked for and {forced} inputs given")
+        elif mask is not None and self.return_state:
+            self._check_fed_back("states are asked for behind masked inputs")
+        return steps
+
+    def _check_shape(self, argument: str, shape: Any, axes: str) -> None:
+        fixes = {
+            "inputs": INPUTS_FIX,
+            "covariates": "Give one covariate vector for each output",
+            "memory": "Pass an encoder's outputs with their time axis",
+        }
+        _checks.rank(self, argument, shape, axes, fixes[argument])
+        if shape[1] == 0 or shape[2] is None:
+            what = f"of shape ({axes}) with at least one step and a known feature size"
+            raise ValueError(_checks.message(self, argument, what, tuple(shape), fixes[argument], "shape"))
+
+    def _check_states(self, initial_state: Any, batch_size: int | None) -> None:
+        given = tree.flatten(initial_state) if initial_state is not None else []
+        specs = self._cells.state_specs
+        shapes = [None if state is None else tuple(state.shape) for state in given]
+        expected = [(batch_size, *spec.shape[1:]) for spec in specs]
+        fix = "States fill the cells in order; leave out the last ones to have them start at the cells' own"
+        if len(given) > len(specs):
+            what = f"at most {len(specs)} tensors of shapes {expected}"
+            raise ValueError(_checks.message(self, "initial_state", what, shapes, fix, "shapes"))
+        for shape, wanted in zip(shapes, expected, strict=False):
+            if shape is not None and (
+                len(shape) != len(wanted)
+                or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, wanted, strict=True))
+            ):
+                raise ValueError(_checks.message(self, "initial_state", f"of shapes {expected}", shapes, fix, "shapes"))
+
+    def _check_fed_back(self, reason: str) -> None:
+        if not self._feeds_back:
+            what = f"of width {self._width}, the inputs' feature size, since outputs are fed back where {reason}"
+            fix = f"End it with `keras.layers.Dense({self._width})`, or force every input"
+            width = self._output.shape[-1]
+            raise ValueError(
+                _checks.message(self, "output_layer", what, self.output_layer, fix, f"output width {width}")
+            )
