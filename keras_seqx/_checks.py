@@ -2,7 +2,7 @@
 
 Every message has one form::
 
-    {Class}: `{argument}` must be {constraint}. Received: {argument}={value!r} ({shapes}). {fix}.
+    {Class}: `{argument}` must be {constraint}. Received: `{argument}`={value!r} ({shapes}). {fix}.
 """
 
 import math
@@ -10,11 +10,10 @@ import numbers
 from typing import Any
 
 
-def message(owner: Any, argument: str, constraint: str, value: Any, fix: str, shapes: str = "") -> str:
-    """Returns the text of an error about one argument of `owner` (an object or a class name)."""
-    name = owner if isinstance(owner, str) else type(owner).__name__
-    received = f"Received: `{argument}`={value!r}" + (f" ({shapes})" if shapes else "")
-    return f"{name}: `{argument}` must be {constraint}. {received}. {fix}."
+def message(owner: Any, argument: str, constraint: str, value: Any, fix: str, context: str = "") -> str:
+    """Returns the text of an error about one argument of `owner`, an object."""
+    received = f"Received: `{argument}`={value!r}" + (f" ({context})" if context else "")
+    return f"{type(owner).__name__}: `{argument}` must be {constraint}. {received}. {fix}."
 
 
 def positive_integer(owner: Any, argument: str, value: Any, fix: str) -> int:
@@ -35,15 +34,15 @@ def probability(owner: Any, argument: str, value: Any, fix: str) -> float:
     return float(value)
 
 
-def rank(owner: Any, argument: str, shape: tuple, axes: str, fix: str) -> None:
-    """Raises unless `shape` has one entry for each of the comma-separated `axes`."""
-    if len(shape) != len(axes.split(",")):
-        raise ValueError(message(owner, argument, f"a tensor of shape ({axes})", tuple(shape), fix))
+def shape(owner: Any, argument: str, received: Any, expected: str, sizes: tuple, fix: str) -> None:
+    """Raises unless the shape `received` has the rank of `sizes` and agrees with every size known to both.
 
-
-def size(
-    owner: Any, argument: str, axis: str, received: int | None, expected: int | None, fix: str, shapes: str
-) -> None:
-    """Raises where two static sizes are both known and differ."""
-    if received is not None and expected is not None and received != expected:
-        raise ValueError(message(owner, argument, f"of {axis} {expected}", received, fix, shapes))
+    `expected` names the axes for the reader, as in "(B, T0, D)"; an unknown size is None.
+    """
+    received = tuple(received)
+    fits = len(received) == len(sizes) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(received, sizes, strict=True)
+    )
+    if not fits:
+        known = f" with {expected} = {sizes}" if any(size is not None for size in sizes) else ""
+        raise ValueError(message(owner, argument, f"of shape {expected}{known}", received, fix, "its shape"))

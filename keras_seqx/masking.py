@@ -23,8 +23,3 @@ def lengths_to_mask(lengths: Any, like: Any) -> Any:
     # The steps are counted by a cumulative sum, because a symbolic time axis has no size to give `arange`.
     position = ops.cumsum(ops.ones_like(like, dtype="int32"), axis=1)
     return position <= ops.reshape(ops.cast(lengths, "int32"), (-1, 1))
-
-
-def is_right_padded(mask: Any) -> Any:
-    """Returns a boolean scalar tensor: no row of `mask` (B, T) has a valid step after a masked one."""
-    return ops.all(ops.logical_or(mask[:, :-1], ops.logical_not(mask[:, 1:])))

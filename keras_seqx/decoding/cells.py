@@ -28,7 +28,8 @@ class CellStack:
 
     def __init__(self, cell: Any, owner: keras.layers.Layer):
         self.cells = [Cell(c, owner) for c in _leaves(cell, owner)]
-        self.state_count = sum(len(c.state_template) for c in self.cells)
+        self.state_count = sum(len(c.state_specs) for c in self.cells)
+        self.takes_memory = any(c.takes_memory for c in self.cells)
 
     def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
         """Builds every cell for inputs (B, width); returns the last cell's output spec, (None, H)."""
@@ -71,7 +72,7 @@ class CellStack:
     def _through(self, run, x, states, memories):
         states, new_states = list(states), []
         for cell, memory in zip(self.cells, memories, strict=True):
-            own = [states.pop(0) for _ in cell.state_template]
+            own = [states.pop(0) for _ in cell.state_specs]
             x, own = run(cell, x, own, memory)
             new_states.extend(own)
         return x, new_states
@@ -98,16 +99,19 @@ class Cell:
     """One cell and how to call it."""
 
     def __init__(self, layer: keras.layers.Layer, owner: keras.layers.Layer):
+        self.owner = owner
         self.layer = layer.cell if isinstance(layer, keras.layers.RNN) else layer
         self.use_cudnn = getattr(layer, "use_cudnn", "auto")
-        size = self.layer.state_size
         # Keras hands a cell its states as a list, a single one included.
-        self.state_structure = list(size) if isinstance(size, (list, tuple)) else [size]
-        self.state_template = tree.flatten(self.state_structure)
+        states = self._own_initial_state(batch_size=1)
+        self.state_structure = list(states) if isinstance(states, (list, tuple)) else [states]
+        self.state_specs = [
+            keras.KerasTensor((None, *state.shape[1:]), dtype=state.dtype)
+            for state in map(ops.convert_to_tensor, tree.flatten(self.state_structure))
+        ]
         self.takes_memory = _takes(self.layer, "memory")
         self.call = {training: cheapest_call(self.layer, owner, training) for training in (False, True)}
         self.fused = self._fused() if _in_scope_of(self.layer, owner) else None
-        self.state_specs: list[keras.KerasTensor] = []
         self.output: keras.KerasTensor | None = None
 
     def _fused(self) -> keras.layers.RNN | None:
@@ -116,7 +120,13 @@ class Cell:
         kind = kinds.get(type(self.layer))
         if kind is None:
             return None
-        fused = kind(self.layer.units, return_sequences=True, use_cudnn=self.use_cudnn, dtype=self.layer.dtype_policy)
+        fused = kind(
+            self.layer.units,
+            return_sequences=True,
+            use_cudnn=self.use_cudnn,
+            dtype=self.layer.dtype_policy,
+            name=self.layer.name,
+        )
         fused.cell = self.layer
         return fused
 
@@ -126,21 +136,28 @@ class Cell:
 
     def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
         x = keras.KerasTensor((None, width), dtype=self.layer.compute_dtype)
-        self.state_specs = [
-            keras.KerasTensor((None, *state.shape[1:]), dtype=state.dtype) for state in self.initial_states(1)
-        ]
         kwargs = {"memory": memory} if self.takes_memory and memory is not None else {}
         # A symbolic call builds what is not yet built, however the cell does it, and tells the output's width.
-        output, _ = self.layer(x, self._pack(self.state_specs), **kwargs)
+        try:
+            output, _ = self.layer(x, self._pack(self.state_specs), **kwargs)
+        except Exception as error:
+            shapes = f"called on x {x.shape} and states {[spec.shape for spec in self.state_specs]}"
+            fix = "A cell built before must have been built for that width"
+            raise ValueError(
+                _checks.message(self.owner, "cell", CELL, self.layer, fix, f"{shapes}: {error}")
+            ) from error
         self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
         return self.output
 
     def initial_states(self, batch_size: Any) -> list[Any]:
+        states = tree.flatten(self._own_initial_state(batch_size))
+        return [ops.cast(s, spec.dtype) for s, spec in zip(states, self.state_specs, strict=True)]
+
+    def _own_initial_state(self, batch_size: Any) -> Any:
         if hasattr(self.layer, "get_initial_state"):
-            states = tree.flatten(self.layer.get_initial_state(batch_size=batch_size))
-        else:
-            states = [ops.zeros((batch_size, size), dtype=self.layer.compute_dtype) for size in self.state_template]
-        return states
+            return self.layer.get_initial_state(batch_size=batch_size)
+        dtype = self.layer.compute_dtype
+        return tree.map_structure(lambda size: ops.zeros((batch_size, size), dtype=dtype), self.layer.state_size)
 
     def prepare_memory(self, memory: Any, memory_mask: Any) -> dict[str, Any]:
         if not self.takes_memory or memory is None:

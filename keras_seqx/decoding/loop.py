@@ -94,10 +94,13 @@ class _Carried:
         fixed = [(v, v.value) for v in self.fixed]
 
         def pure(values, *args):
-            with keras.StatelessScope([*fixed, *zip(self.mutable, values, strict=True)]) as scope:
+            mapping = [*fixed, *zip(self.mutable, values, strict=True)]
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
                 before = [scope.get_current_value(v) for v in self.mutable]
                 result = function(*args)
                 after = [scope.get_current_value(v) for v in self.mutable]
+            if scope.losses:
+                raise ValueError("`add_loss` cannot be called inside a compiled time loop or branch.")
             self.assigned |= {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old is not new}
             return after, result
 

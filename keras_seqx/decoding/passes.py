@@ -44,7 +44,7 @@ class Passes:
             inputs, states, self.training, self.memories, length, variables=self.variables
         )
         flat = self.output_layer(ops.reshape(hidden, (-1, hidden.shape[-1])))
-        return ops.reshape(flat, (-1, length, flat.shape[-1])), states
+        return ops.reshape(flat, (ops.shape(inputs)[0], length, flat.shape[-1])), states
 
     def stepwise(self, inputs: Any, use: Any, states: States) -> tuple[Any, States]:
         """Reads `inputs` (B, n, D) where `use` (B, n) is true, and the last output elsewhere."""

@@ -5,13 +5,12 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_seqx import _checks, masking
-from keras_seqx.decoding import loop
+from keras_seqx import _checks
+from keras_seqx.decoding import arguments, loop
 from keras_seqx.decoding.cells import CellStack, cheapest_call
 from keras_seqx.decoding.passes import Passes
 
 STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
-INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target, as (B, T, D)"
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
@@ -65,9 +64,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     Masking:
         With as many outputs as inputs, the outputs carry the inputs' mask; with more, every output is valid; with
-        fewer, the outputs carry the mask of the first inputs. Where every input is forced, and no later output
-        depends on a masked step, the sequence runs layer by layer: the outputs at masked steps, which count
-        in no loss, then hold no self-fed values.
+        fewer, the outputs carry the mask of the first inputs. Where an output is too wide or too narrow to be fed
+        back, a masked step reads zeros.
 
     Randomness:
         Teacher forcing draws a number for each row and step before the loop. A cell's dropout masks are drawn once
@@ -109,7 +107,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             fix = "Pass for example `keras.layers.Dense(features)`"
             raise TypeError(_checks.message(self, "output_layer", "a Keras layer or None", output_layer, fix))
         self.output_layer = output_layer
-        self.steps = steps
+        self._called_steps = self.steps = steps
         self.return_state = bool(return_state)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -136,25 +134,27 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self._steps = value if value is None else _checks.positive_integer(self, "steps", value, STEPS_FIX)
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
-        self._check_shape("inputs", inputs_shape, "B, T0, D")
-        covariate_width = 0
+        arguments.check_inputs(self, inputs_shape)
+        self._width, self._covariate_width = inputs_shape[-1], 0
         if covariates_shape is not None:
-            self._check_shape("covariates", covariates_shape, "B, steps, C")
-            covariate_width = covariates_shape[-1]
+            fix = arguments.COVARIATES_FIX
+            _checks.shape(self, "covariates", covariates_shape, "(B, steps, C)", (None, None, None), fix)
+            self._covariate_width = covariates_shape[-1]
         memory = None
         if memory_shape is not None:
-            self._check_shape("memory", memory_shape, "B, S, M")
             memory = keras.KerasTensor((None, *memory_shape[1:]), dtype=self.compute_dtype)
-        self._width, self._covariate_width = inputs_shape[-1], covariate_width
-        hidden = self._cells.build(self._width + covariate_width, memory)
+        for argument, layer in [("cell", c.layer) for c in self._cells.cells] + [("output_layer", self.output_layer)]:
+            arguments.check_adds_no_loss(self, argument, layer)
+        hidden = self._cells.build(self._width + self._covariate_width, memory)
         self._output = hidden
         if self.output_layer is not None:
             output = self.output_layer(hidden)
             self._output = keras.KerasTensor(output.shape, dtype=output.dtype)
         if len(self._output.shape) != 2:
-            fix = "It is called on (B, H), one step at a time"
+            fix = "It is called on one step at a time"
             what = f"a layer from {hidden.shape} to (None, D)"
-            raise ValueError(_checks.message(self, "output_layer", what, self._output.shape, fix, "output shape"))
+            shape = f"its output has shape {self._output.shape}"
+            raise ValueError(_checks.message(self, "output_layer", what, self.output_layer, fix, shape))
         self._feeds_back = self._output.shape[-1] == self._width
         if self._initial_teacher_forcing < 1:
             self._check_fed_back("`teacher_forcing` is below 1")
@@ -177,12 +177,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
             cells=self._cells,
             output_layer=self._call_output_layer(bool(training)),
             output=self._output,
-            covariates=covariates,
+            covariates=None if covariates is None else ops.cast(covariates, self.compute_dtype),
             memories=self._cells.prepare_memory(memory, memory_mask),
             training=bool(training),
             variables=self.variables,
         )
-        inputs = inputs[:, :steps]
+        inputs = ops.cast(inputs, self.compute_dtype)[:, :steps]
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
         given = ops.shape(inputs)[1]
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
@@ -193,34 +193,30 @@ class AutoregressiveDecoder(keras.layers.Layer):
             if inputs.shape[1] == 1 and steps not in (None, 1):
                 outputs, states = passes.free(inputs[:, 0], states, 0, steps)
             else:
-                ends = steps is None or inputs.shape[1] == steps
-                outputs, states = self._read(passes, inputs, use, states, last=ends and not self.return_state)
-                if not ends:
+                outputs, states = self._read(passes, inputs, use, states)
+                if steps is not None and inputs.shape[1] != steps:
                     sample = ops.cast(outputs[:, -1], inputs.dtype)
                     more, states = passes.free(sample, states, given, steps - given)
                     outputs = ops.concatenate([outputs, more], axis=1)
-                    outputs = ops.reshape(outputs, (-1, steps, outputs.shape[-1]))
+                    outputs = ops.reshape(outputs, (ops.shape(inputs)[0], steps, outputs.shape[-1]))
         self._called_steps = steps
         return (outputs, *states) if self.return_state else outputs
 
-    def _read(self, passes: Passes, inputs: Any, use: Any, states: list, last: bool) -> tuple[Any, list]:
-        """Outputs and states over the given inputs; `last` says that nothing after them is asked for."""
-        whole_equals_stepwise = []
-        if use is not None and inputs.shape[1] != 1 and self._feeds_back:
-            # Where nothing follows, what a padded step reads can reach no valid output.
-            whole_equals_stepwise.append(masking.is_right_padded(use) if last else ops.all(use))
-        if passes.training and self._feeds_back and inputs.shape[1] != 1:
+    def _read(self, passes: Passes, inputs: Any, use: Any, states: list) -> tuple[Any, list]:
+        """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
+        if not self._feeds_back or inputs.shape[1] == 1:
+            return passes.whole(inputs, states)
+        if passes.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
             first = ops.cumsum(ops.ones_like(draws), axis=1) < 2
             kept = ops.logical_or(first, ops.less(draws, self.teacher_forcing))
-            whole_equals_stepwise.append(ops.all(kept))
             use = kept if use is None else ops.logical_and(use, kept)
-        if not whole_equals_stepwise:
+        if use is None:
             return passes.whole(inputs, states)
         if self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES:
             return passes.stepwise(inputs, use, states)
         return loop.cond(
-            ops.all(ops.stack(whole_equals_stepwise)),
+            ops.all(use),
             lambda: passes.whole(inputs, states),
             lambda: passes.stepwise(inputs, use, states),
             variables=passes.variables,
@@ -288,81 +284,33 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def _initial_states(self, initial_state: Any, batch_size: Any) -> list[Any]:
         """The given states in the cells' order, the cells' own where none is given."""
-        given = tree.flatten(initial_state) if initial_state is not None else []
         states = self._cells.initial_states(batch_size)
-        for i, (state, spec) in enumerate(zip(given, self._cells.state_specs, strict=False)):
+        given = [] if initial_state is None else tree.flatten(initial_state)
+        for i, state in enumerate(given):
             if state is not None:
-                states[i] = ops.cast(state, spec.dtype)
-        return [ops.cast(s, spec.dtype) for s, spec in zip(states, self._cells.state_specs, strict=True)]
+                states[i] = ops.cast(state, self._cells.state_specs[i].dtype)
+        return states
 
     def _check_call(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any
     ) -> int | None:
         """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
-        self._check_shape("inputs", inputs.shape, "B, T0, D")
-        forced = inputs.shape[1]
-        shapes = f"inputs {tuple(inputs.shape)}"
-        _checks.size(self, "inputs", "feature size", inputs.shape[-1], self._width, INPUTS_FIX, shapes)
-        if mask is not None:
-            fix = "Pass one boolean for each input, (B, T0)"
-            _checks.rank(self, "mask", mask.shape, "B, T0", fix)
-            _checks.size(self, "mask", "length", mask.shape[1], forced, fix, shapes)
-        self._check_states(initial_state, inputs.shape[0])
-        width = 0
-        if covariates is not None:
-            self._check_shape("covariates", covariates.shape, "B, steps, C")
-            width = covariates.shape[-1]
-            length = forced if steps is None else steps
-            fix = "Give one covariate vector for each output"
-            _checks.size(
-                self, "covariates", "length", covariates.shape[1], length, fix, f"covariates {tuple(covariates.shape)}"
-            )
-        fix = "Call the layer with the covariates that it was built with"
-        _checks.size(self, "covariates", "feature size", width, self._covariate_width, fix, shapes)
-        if memory is not None and not any(c.takes_memory for c in self._cells.cells):
-            fix = "Use a cell whose `call` takes `memory`, or leave `memory` out"
-            raise ValueError(
-                _checks.message(self, "memory", "None, as no cell takes it", tuple(memory.shape), fix, "shape")
-            )
-        if steps is not None and forced is not None and steps > forced:
-            self._check_fed_back(f"{steps} steps are asked for and {forced} inputs given")
+        arguments.check_inputs(self, inputs.shape, self._width)
+        arguments.check_mask(self, mask, inputs)
+        arguments.check_states(self, initial_state, self._cells.state_specs, inputs.shape[0])
+        arguments.check_memory(self, memory, self._cells.takes_memory)
+        length = inputs.shape[1] if steps is None else steps
+        arguments.check_covariates(self, covariates, length, self._covariate_width)
+        if None not in (steps, inputs.shape[1]) and steps > inputs.shape[1]:
+            self._check_fed_back(f"{steps} steps are asked for and {inputs.shape[1]} inputs given")
         elif mask is not None and self.return_state:
-            self._check_fed_back("states are asked for behind masked inputs")
+            self._check_fed_back("states behind masked inputs are asked for")
         return steps
-
-    def _check_shape(self, argument: str, shape: Any, axes: str) -> None:
-        fixes = {
-            "inputs": INPUTS_FIX,
-            "covariates": "Give one covariate vector for each output",
-            "memory": "Pass an encoder's outputs with their time axis",
-        }
-        _checks.rank(self, argument, shape, axes, fixes[argument])
-        if shape[1] == 0 or shape[2] is None:
-            what = f"of shape ({axes}) with at least one step and a known feature size"
-            raise ValueError(_checks.message(self, argument, what, tuple(shape), fixes[argument], "shape"))
-
-    def _check_states(self, initial_state: Any, batch_size: int | None) -> None:
-        given = tree.flatten(initial_state) if initial_state is not None else []
-        specs = self._cells.state_specs
-        shapes = [None if state is None else tuple(state.shape) for state in given]
-        expected = [(batch_size, *spec.shape[1:]) for spec in specs]
-        fix = "States fill the cells in order; leave out the last ones to have them start at the cells' own"
-        if len(given) > len(specs):
-            what = f"at most {len(specs)} tensors of shapes {expected}"
-            raise ValueError(_checks.message(self, "initial_state", what, shapes, fix, "shapes"))
-        for shape, wanted in zip(shapes, expected, strict=False):
-            if shape is not None and (
-                len(shape) != len(wanted)
-                or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, wanted, strict=True))
-            ):
-                raise ValueError(_checks.message(self, "initial_state", f"of shapes {expected}", shapes, fix, "shapes"))
 
     def _check_fed_back(self, reason: str) -> None:
         if not self._feeds_back:
-            what = f"of width {self._width}, the inputs' feature size, since outputs are fed back where {reason}"
+            what = f"of output width {self._width}, the inputs' feature size, as outputs are fed back where {reason}"
             fix = f"End it with `keras.layers.Dense({self._width})`, or force every input"
-            width = self._output.shape[-1]
-            raise ValueError(
-                _checks.message(self, "output_layer", what, self.output_layer, fix, f"output width {width}")
-            )
+            width = f"its output width is {self._output.shape[-1]}"
+            raise ValueError(_checks.message(self, "output_layer", what, self.output_layer, fix, width))

@@ -48,18 +48,14 @@ class SequenceMask(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         fix = "Call it as `SequenceMask()([inputs, lengths])`"
-        if (
-            not isinstance(input_shape, (list, tuple))
-            or len(input_shape) != 2
-            or not all(isinstance(shape, (list, tuple)) for shape in input_shape)
-        ):
-            raise ValueError(_checks.message(self, "inputs", "a pair `[inputs, lengths]`", input_shape, fix, "shapes"))
+        if len(input_shape) != 2 or not all(isinstance(shape, (list, tuple)) for shape in input_shape):
+            what = "a pair `[inputs, lengths]`"
+            raise ValueError(_checks.message(self, "inputs", what, input_shape, fix, "its shape"))
         sequence, lengths = (tuple(shape) for shape in input_shape)
         if len(sequence) < 2:
-            raise ValueError(_checks.message(self, "inputs", "a tensor of shape (B, T, ...)", sequence, fix, "shape"))
-        if len(lengths) not in (1, 2) or (len(lengths) == 2 and lengths[1] != 1):
-            raise ValueError(_checks.message(self, "lengths", LENGTHS, lengths, fix, "shape"))
-        _checks.size(self, "lengths", "batch size", lengths[0], sequence[0], fix, f"inputs {sequence}")
+            raise ValueError(_checks.message(self, "inputs", "of shape (B, T, ...)", sequence, fix, "its shape"))
+        sizes = (sequence[0], 1) if len(lengths) == 2 else (sequence[0],)
+        _checks.shape(self, "lengths", lengths, "(B,) or (B, 1)", sizes, fix)
 
     def call(self, inputs: Any) -> Any:
         sequence, lengths = inputs
