@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
@@ -253,10 +254,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
         mask, steps, forced = previous_mask, self._called_steps, inputs.shape[1]
         if mask is not None and steps is not None:
             if forced is None:
-                # An open time axis: mask or true, as the number of inputs turns out.
-                free = ops.sum(ops.ones_like(mask[:1], dtype="int32")) < steps
-                tail = ops.repeat(ops.zeros_like(mask[:, :1]), steps, axis=1)
-                mask = ops.logical_or(ops.concatenate([mask, tail], axis=1)[:, :steps], free)
+                # An open time axis: the mask or all true, as the number of inputs turns out. Put so that it can
+                # be said of symbolic tensors too.
+                free = ops.max(ops.sum(ops.ones_like(mask, dtype="int32"), axis=1)) < steps
+                tail = ops.repeat(ops.zeros_like(ops.any(mask, axis=1, keepdims=True)), steps, axis=1)
+                mask = ops.take(ops.concatenate([mask, tail], axis=1), np.arange(steps), axis=1)
+                mask = ops.logical_or(mask, free)
             else:
                 mask = mask[:, :steps] if steps <= forced else None
         return [mask] + [None] * self._cells.state_count if self.return_state else mask

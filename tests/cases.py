@@ -1,0 +1,240 @@
+"""What the tests draw from: cells with their oracles, and the ways to run a layer."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_seqx import AutoregressiveDecoder
+
+BACKEND = keras.backend.backend()
+FEATURES = 3
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx_tests")
+class LeakyCell(keras.layers.Layer):
+    """Output and states differ in number, size and meaning; everything is declared."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.state_size = [units, units]
+        self.output_size = units + 1
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+        self.readout = self.add_weight(shape=(2 * self.units, self.units + 1), name="readout")
+        super().build(input_shape)
+
+    def get_initial_state(self, batch_size=None):
+        return [ops.zeros((batch_size, self.units), self.compute_dtype) for _ in range(2)]
+
+    def call(self, inputs, states, training=False):
+        drive = ops.tanh(ops.matmul(inputs, self.kernel))
+        slow, fast = 0.9 * states[0] + 0.1 * drive, 0.5 * states[1] + 0.5 * drive
+        return ops.matmul(ops.concatenate([slow, fast], axis=-1), self.readout), [slow, fast]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx_tests")
+class WindowCell(keras.layers.Layer):
+    """One state of rank 3, an inner layer instead of a `build`, no output size and no `training`."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+        self.dense = keras.layers.Dense(units, use_bias=False)
+
+    def get_initial_state(self, batch_size=None):
+        return ops.zeros((batch_size, 3, self.units), self.compute_dtype)
+
+    def call(self, inputs, states):
+        state = ops.concatenate([states[0][:, 1:], self.dense(inputs)[:, None]], axis=1)
+        return state[:, 0] + 2 * state[:, 1] - state[:, 2], [state]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx_tests")
+class PlainCell(keras.layers.Layer):
+    """Made of what every backend computes in float64: `keras.ops.matmul` on torch and `tanh` on JAX do not."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = self.state_size = units
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), name="kernel")
+        self.recurrent = self.add_weight(shape=(self.units, self.units), name="recurrent")
+        super().build(input_shape)
+
+    def call(self, inputs, states):
+        state = ops.sigmoid(inputs @ self.kernel.value + states[0] @ self.recurrent.value)
+        return state, [state]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class PlainDense(keras.layers.Dense):
+    """A dense layer of the same make."""
+
+    def call(self, inputs, training=None):
+        return inputs @ self.kernel.value + self.bias.value
+
+
+def _zeros(*shapes):
+    return lambda batch: [np.zeros((batch, *shape)) for shape in shapes]
+
+
+CELLS = {
+    "simple_rnn": (lambda: keras.layers.SimpleRNNCell(4), _zeros((4,))),
+    "lstm": (lambda: keras.layers.LSTMCell(5), _zeros((5,), (5,))),
+    "gru": (lambda: keras.layers.GRUCell(4), _zeros((4,))),
+    "leaky": (lambda: LeakyCell(4), _zeros((4,), (4,))),
+    "window": (lambda: WindowCell(4), _zeros((3, 4))),
+    "plain": (lambda: PlainCell(4), _zeros((4,))),
+}
+
+# Names of leaf cells, nested as they are stacked; "layer:" stands for the RNN layer around the cell.
+STACKS: list[Any] = [
+    "lstm",
+    ["gru", "lstm"],
+    ["leaky"],
+    ["layer:lstm", "simple_rnn"],
+    ["window", ["lstm", ["gru"]], "leaky"],
+    ["layer:gru", "layer:lstm", "lstm", "lstm"],
+]
+
+
+def leaves(stack):
+    """The kinds of a stack's cells, in order."""
+    if isinstance(stack, str):
+        return [stack.removeprefix("layer:")]
+    return [kind for part in stack for kind in leaves(part)]
+
+
+def make_cell(stack):
+    """What a user would pass as `cell`: nested lists below the top are `StackedRNNCells`."""
+    if not isinstance(stack, str):
+        return [
+            make_cell(part) if isinstance(part, str) else keras.layers.StackedRNNCells(make_cell(part))
+            for part in stack
+        ]
+    cell = CELLS[stack.removeprefix("layer:")][0]()
+    if stack.startswith("layer:"):
+        return {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[stack.removeprefix("layer:")](cell.units)
+    return cell
+
+
+def flatten_cells(cell):
+    """The leaf layers of what `make_cell` made."""
+    if isinstance(cell, (list, tuple)):
+        return [leaf for part in cell for leaf in flatten_cells(part)]
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        return flatten_cells(cell.cells)
+    return [cell.cell if isinstance(cell, keras.layers.RNN) else cell]
+
+
+def randomize(layer, rng):
+    """Gives every trainable weight a value worth testing with: biases are no longer zero."""
+    for v in layer.trainable_variables:
+        v.assign(rng.normal(0, 0.5, v.shape))
+
+
+@dataclasses.dataclass
+class Reference:
+    """The oracle's view of a decoder: its cells' kinds, weights, zero states and output weights."""
+
+    cells: list
+    output: Any
+    zero_states: Any
+
+    @classmethod
+    def of(cls, stack, decoder):
+        kinds = leaves(stack)
+        weights = [[w.numpy().astype("float64") for w in c.trainable_weights] for c in flatten_cells(decoder.cell)]
+        output = decoder.output_layer and [w.astype("float64") for w in decoder.output_layer.get_weights()]
+        return cls(
+            list(zip(kinds, weights, strict=True)), output, lambda batch: [CELLS[kind][1](batch) for kind in kinds]
+        )
+
+
+def build(stack, seed, covariates=0, output_layer=None, **kwargs):
+    """A built decoder with random weights, and the oracle's view of it."""
+    decoder = AutoregressiveDecoder(make_cell(stack), output_layer or keras.layers.Dense(FEATURES), **kwargs)
+    extra = {"covariates": np.zeros((1, 1, covariates))} if covariates else {}
+    decoder(np.zeros((1, 1, FEATURES)), steps=1, **extra)
+    randomize(decoder, np.random.default_rng(seed))
+    return decoder, Reference.of(stack, decoder)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(keras.config.floatx())
+
+
+def to_numpy(x):
+    return keras.tree.map_structure(ops.convert_to_numpy, x)
+
+
+def _eager(layer, *args, **kwargs):
+    return layer(*args, **kwargs)
+
+
+def _tf_function(jit_compile):
+    def run(layer, *args, **kwargs):
+        import tensorflow as tf
+
+        return tf.function(lambda: layer(*args, **kwargs), jit_compile=jit_compile)()
+
+    return run
+
+
+def _jax_jit(layer, *args, **kwargs):
+    import jax
+
+    def pure(variables, tensors, static):
+        with keras.StatelessScope(list(zip(layer.variables, variables, strict=True))):
+            return layer(*tensors[0], **tensors[1], **static)
+
+    arrays = {k: v for k, v in kwargs.items() if not isinstance(v, (int, bool, type(None)))}
+    static = {k: v for k, v in kwargs.items() if k not in arrays}
+    args = tuple(np.asarray(a) if not isinstance(a, (list, tuple)) else a for a in args)
+    variables = [v.value for v in layer.variables]
+    return jax.jit(lambda v, t: pure(v, t, static))(variables, (args, arrays))
+
+
+def gradients(function, layer):
+    """Gradients of the scalar `function()` by the trainable variables of `layer`, as arrays."""
+    variables = layer.trainable_variables
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = function()
+        return to_numpy(tape.gradient(loss, [v.value for v in variables]))
+    if BACKEND == "jax":
+        import jax
+
+        def pure(values):
+            others = [(v, v.value) for v in layer.non_trainable_variables]
+            with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
+                return function()
+
+        return to_numpy(jax.jit(jax.grad(pure))([v.value for v in variables]))
+    import torch
+
+    return to_numpy(list(torch.autograd.grad(function(), [v.value for v in variables])))
+
+
+# Every way a layer is run on this backend. Torch has eager execution alone.
+MODES = {
+    "tensorflow": {"eager": _eager, "graph": _tf_function(False), "xla": _tf_function(True)},
+    "jax": {"eager": _eager, "jit": _jax_jit},
+    "torch": {"eager": _eager},
+}[BACKEND]

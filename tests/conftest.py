@@ -1,0 +1,29 @@
+"""Chooses the backend and the Hypothesis profile before anything imports Keras."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+if os.environ["KERAS_BACKEND"] == "jax":
+    # Gradients are checked in float64, which JAX has only where it is switched on at the start.
+    os.environ["JAX_ENABLE_X64"] = "1"
+
+import keras
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("dev", max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=15, derandomize=True)
+settings.register_profile("nightly", parent=settings.get_profile("dev"), max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """Each test starts from the same seed, float32 and no leftovers of another's graph."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    keras.config.set_floatx("float32")
+    yield
+    keras.config.set_dtype_policy("float32")

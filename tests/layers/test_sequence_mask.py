@@ -1,0 +1,66 @@
+"""SequenceMask: lengths become a mask, values pass unchanged."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_seqx import SequenceMask
+from tests.cases import normal, to_numpy
+
+
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=3, max_size=3),
+    features=st.sampled_from([(), (2,), (2, 3)]),
+    column=st.booleans(),
+)
+def test_mask_is_true_at_the_first_steps(lengths, features, column):
+    layer = SequenceMask()
+    x, sizes = normal(0, 3, 6, *features), np.array(lengths, "int32")
+    inputs = [keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(sizes[:, None] if column else sizes)]
+    np.testing.assert_array_equal(to_numpy(layer(inputs)), x)
+    np.testing.assert_array_equal(to_numpy(layer.compute_mask(inputs, None)), np.arange(6) < sizes[:, None])
+
+
+@pytest.mark.parametrize("time", [None, 5])
+def test_no_zero_frame_is_dropped(time):
+    x, lengths = keras.Input((time, 2)), keras.Input((), dtype="int32")
+    outputs = keras.layers.GlobalAveragePooling1D()(SequenceMask()([x, lengths]))
+    model = keras.Model([x, lengths], outputs)
+    data = np.ones((2, 5, 2), "float32")
+    data[:, 1] = 0
+    received = model.predict([data, np.array([4, 2], "int32")], verbose=0)
+    np.testing.assert_allclose(received, [[0.75, 0.75], [0.5, 0.5]])
+
+
+def test_a_mask_carried_before_stays_in_force():
+    x, lengths = keras.Input((4, 1)), keras.Input((), dtype="int32")
+    masked = SequenceMask()([keras.layers.Masking(9.0)(x), lengths])
+    model = keras.Model([x, lengths], keras.layers.GlobalAveragePooling1D()(masked))
+    data = np.array([[[1.0], [9.0], [3.0], [100.0]]], "float32")
+    np.testing.assert_allclose(model.predict([data, np.array([3], "int32")], verbose=0), [[2.0]])
+
+
+def test_survives_its_config():
+    layer = SequenceMask(name="mask")
+    assert SequenceMask.from_config(layer.get_config()).name == "mask"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "words"),
+    [
+        (lambda x: x, ValueError, "`inputs` must be a pair `[inputs, lengths]`"),
+        (lambda x: [x, np.array([1, 2, 3], "int32")], ValueError, "`lengths` must be of shape (B,) or (B, 1)"),
+        (lambda x: [x, np.ones((2, 2), "int32")], ValueError, "`lengths` must be of shape (B,) or (B, 1)"),
+        (lambda x: [x[:, 0, 0], np.ones((2,), "int32")], ValueError, "`inputs` must be of shape (B, T, ...)"),
+        (lambda x: [x, np.array([1.0, 2.0], "float32")], TypeError, "`lengths` must be an integer tensor"),
+        (lambda x: [x, np.array([True, False])], TypeError, "`lengths` must be an integer tensor"),
+    ],
+    ids=["no pair", "wrong batch", "wide lengths", "no time axis", "float lengths", "bool lengths"],
+)
+def test_bad_input(inputs, error, words):
+    with pytest.raises(error) as caught:
+        SequenceMask()(inputs(np.zeros((2, 3, 1), "float32")))
+    assert f"SequenceMask: {words}" in str(caught.value)
+    assert "Received: " in str(caught.value)
