@@ -198,6 +198,9 @@ def _tf_function(jit_compile):
 def _jax_jit(layer, *args, **kwargs):
     import jax
 
+    if not layer.built:
+        layer.build(args[0].shape)
+
     def pure(variables, tensors, static):
         with keras.StatelessScope(list(zip(layer.variables, variables, strict=True))):
             return layer(*tensors[0], **tensors[1], **static)

@@ -31,19 +31,20 @@ def check_mask(owner: Any, mask: Any, inputs: Any) -> None:
         _checks.shape(owner, "mask", mask.shape, "(B, T0)", tuple(inputs.shape[:2]), fix)
 
 
-def check_covariates(owner: Any, covariates: Any, steps: int | None, width: int) -> None:
+def check_covariates(owner: Any, covariates: Any, batch_size: int | None, steps: int | None, width: int) -> None:
     """Checks the covariates: (B, steps, C), or None where the layer was built without."""
     if covariates is not None:
-        _checks.shape(owner, "covariates", covariates.shape, "(B, steps, C)", (None, steps, width), COVARIATES_FIX)
+        sizes = (batch_size, steps, width)
+        _checks.shape(owner, "covariates", covariates.shape, "(B, steps, C)", sizes, COVARIATES_FIX)
     elif width:
         what = f"of shape (B, steps, C) with C = {width}, as the layer was built"
         raise ValueError(_checks.message(owner, "covariates", what, None, COVARIATES_FIX))
 
 
-def check_memory(owner: Any, memory: Any, taken: bool) -> None:
+def check_memory(owner: Any, memory: Any, batch_size: int | None, taken: bool) -> None:
     """Checks the memory: (B, S, M), and that some cell takes it."""
     if memory is not None:
-        _checks.shape(owner, "memory", memory.shape, "(B, S, M)", (None, None, None), MEMORY_FIX)
+        _checks.shape(owner, "memory", memory.shape, "(B, S, M)", (batch_size, None, None), MEMORY_FIX)
         if not taken:
             fix = "Use a cell whose `call` takes `memory`, or leave it out"
             what = "None, as no cell takes it"

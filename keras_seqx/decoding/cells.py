@@ -90,9 +90,8 @@ class CellStack:
                 self.step(x, states, training, memories)
             yield
         finally:
-            for holder in holders:
-                holder.reset_dropout_mask()
-                holder.reset_recurrent_dropout_mask()
+            for cell in self.cells:
+                cell.forget_dropout_masks()
 
 
 class Cell:
@@ -134,6 +133,11 @@ class Cell:
         """Returns the Keras cells in this one, itself included, that keep dropout masks."""
         return [sub for sub in self.layer._flatten_layers() if hasattr(sub, "reset_recurrent_dropout_mask")]
 
+    def forget_dropout_masks(self) -> None:
+        for holder in self.dropout_holders():
+            holder.reset_dropout_mask()
+            holder.reset_recurrent_dropout_mask()
+
     def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
         x = keras.KerasTensor((None, width), dtype=self.layer.compute_dtype)
         kwargs = {"memory": memory} if self.takes_memory and memory is not None else {}
@@ -146,6 +150,8 @@ class Cell:
             raise ValueError(
                 _checks.message(self.owner, "cell", CELL, self.layer, fix, f"{shapes}: {error}")
             ) from error
+        finally:
+            self.forget_dropout_masks()
         self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
         return self.output
 

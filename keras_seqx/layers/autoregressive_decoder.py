@@ -1,5 +1,6 @@
 """AutoregressiveDecoder: a cell stack that reads its own output."""
 
+import copy
 from typing import Any
 
 import keras
@@ -277,6 +278,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
+        config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
         layers = {k: keras.saving.deserialize_keras_object(config[k]) for k in ("cell", "output_layer")}
         return cls(**{**config, **layers})
 
@@ -301,10 +303,11 @@ class AutoregressiveDecoder(keras.layers.Layer):
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
         arguments.check_inputs(self, inputs.shape, self._width)
         arguments.check_mask(self, mask, inputs)
-        arguments.check_states(self, initial_state, self._cells.state_specs, inputs.shape[0])
-        arguments.check_memory(self, memory, self._cells.takes_memory)
+        batch_size = inputs.shape[0]
+        arguments.check_states(self, initial_state, self._cells.state_specs, batch_size)
+        arguments.check_memory(self, memory, batch_size, self._cells.takes_memory)
         length = inputs.shape[1] if steps is None else steps
-        arguments.check_covariates(self, covariates, length, self._covariate_width)
+        arguments.check_covariates(self, covariates, batch_size, length, self._covariate_width)
         if None not in (steps, inputs.shape[1]) and steps > inputs.shape[1]:
             self._check_fed_back(f"{steps} steps are asked for and {inputs.shape[1]} inputs given")
         elif mask is not None and self.return_state:

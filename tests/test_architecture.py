@@ -1,0 +1,72 @@
+"""The house keeps its plan: who may import whom, what is public, how long a file may get."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_seqx
+
+ROOT = pathlib.Path(keras_seqx.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+BACKENDS = {"tensorflow", "jax", "torch"}
+
+# A room may import the rooms listed here, and itself.
+MAY_IMPORT = {
+    "_checks": set(),
+    "masking": {"_checks"},
+    "decoding": {"_checks", "masking"},
+    "layers": {"_checks", "masking", "decoding"},
+}
+
+
+def room(path):
+    part = path.relative_to(ROOT).parts[0]
+    return part.removesuffix(".py")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield node, [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            yield node, [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_and_length(path):
+    tree = ast.parse(path.read_text())
+    top_level = set(tree.body)
+    for node, names in imports(tree):
+        for name in names:
+            assert not name.startswith("keras.src"), f"{path}:{node.lineno} imports keras.src"
+            package = name.split(".")[0]
+            assert node not in top_level or package not in BACKENDS | {"hypothesis"}, f"{path}:{node.lineno}: {name}"
+            if package == "keras_seqx" and path != ROOT / "__init__.py":
+                target = name.split(".")[1]
+                assert target in MAY_IMPORT[room(path)] | {room(path)}, f"{path}:{node.lineno}: {name}"
+    assert len(path.read_text().splitlines()) <= 320, f"{path} is long: one purpose a file"
+
+
+def test_everything_public_is_listed_and_documented():
+    for name in keras_seqx.__all__:
+        assert getattr(keras_seqx, name) is not None
+    for name in ("AutoregressiveDecoder", "SequenceMask"):
+        assert getattr(keras_seqx, name) is getattr(keras_seqx.layers, name)
+        for section in ("Args:", "Call arguments:", "Returns:", "Raises:", "Example:"):
+            assert section in getattr(keras_seqx, name).__doc__
+
+
+def test_import_brings_no_other_backend():
+    backend = os.environ["KERAS_BACKEND"]
+    code = "import sys, keras_seqx; print(*[m for m in ('tensorflow', 'jax', 'torch') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    alone = "import sys, keras; print(*[m for m in ('tensorflow', 'jax', 'torch') if m in sys.modules])"
+    with_keras = subprocess.run(
+        [sys.executable, "-c", alone], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert loaded == with_keras
+    assert backend in loaded
