@@ -72,3 +72,13 @@ def check_adds_no_loss(owner: Any, argument: str, layer: Any) -> None:
             fix = "Regularize the decoder's outputs, for example by `keras.layers.ActivityRegularization` behind it"
             what = "without `activity_regularizer`, as it is called once a step"
             raise ValueError(_checks.message(owner, argument, what, part, fix))
+
+
+def check_width(owner: Any, output_layer: Any, output: Any, width: int, reason: str) -> None:
+    """Checks that an output (B, D) fits the inputs' width, where it must be fed back for the `reason` given."""
+    if output.shape[-1] != width:
+        what = f"of output width {width}, the inputs' feature size, as outputs are fed back where {reason}"
+        fix = f"End it with `keras.layers.Dense({width})`, or force every input"
+        raise ValueError(
+            _checks.message(owner, "output_layer", what, output_layer, fix, f"its output width is {output.shape[-1]}")
+        )

@@ -114,7 +114,7 @@ class Cell:
         self.output: keras.KerasTensor | None = None
 
     def _fused(self) -> keras.layers.RNN | None:
-        """Keras' own layer around this cell, where it has a kernel for whole sequences."""
+        """Keras' own layer around this cell, where that is the faster way through a whole sequence."""
         kinds = {keras.layers.LSTMCell: keras.layers.LSTM, keras.layers.GRUCell: keras.layers.GRU}
         kind = kinds.get(type(self.layer))
         if kind is None:
@@ -127,7 +127,7 @@ class Cell:
             name=self.layer.name,
         )
         fused.cell = self.layer
-        return fused
+        return fused if loop.beats_scan(fused) else None
 
     def dropout_holders(self) -> list[Any]:
         """Returns the Keras cells in this one, itself included, that keep dropout masks."""

@@ -65,6 +65,16 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
     return result
 
 
+def beats_scan(layer: keras.layers.RNN) -> bool:
+    """Whether Keras' own `layer`, an LSTM or GRU, runs a whole sequence faster than `scan` runs its cell."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    # On JAX Keras has a kernel for GPUs alone; elsewhere it scans as we do, and stores more for the backward pass.
+    return jax.default_backend() == "gpu"
+
+
 def _scan_jax(step: Step, carry: Any, xs: Any, length: int, output: Any) -> tuple[Any, Any]:
     import jax
 

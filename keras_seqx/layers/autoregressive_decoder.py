@@ -159,7 +159,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             raise ValueError(_checks.message(self, "output_layer", what, self.output_layer, fix, shape))
         self._feeds_back = self._output.shape[-1] == self._width
         if self._initial_teacher_forcing < 1:
-            self._check_fed_back("`teacher_forcing` is below 1")
+            arguments.check_width(self, self.output_layer, self._output, self._width, "`teacher_forcing` is below 1")
 
     def call(
         self,
@@ -309,14 +309,15 @@ class AutoregressiveDecoder(keras.layers.Layer):
         length = inputs.shape[1] if steps is None else steps
         arguments.check_covariates(self, covariates, batch_size, length, self._covariate_width)
         if None not in (steps, inputs.shape[1]) and steps > inputs.shape[1]:
-            self._check_fed_back(f"{steps} steps are asked for and {inputs.shape[1]} inputs given")
+            arguments.check_width(
+                self,
+                self.output_layer,
+                self._output,
+                self._width,
+                f"{steps} steps are asked for and {inputs.shape[1]} inputs given",
+            )
         elif mask is not None and self.return_state:
-            self._check_fed_back("states behind masked inputs are asked for")
+            arguments.check_width(
+                self, self.output_layer, self._output, self._width, "states behind masked inputs are asked for"
+            )
         return steps
-
-    def _check_fed_back(self, reason: str) -> None:
-        if not self._feeds_back:
-            what = f"of output width {self._width}, the inputs' feature size, as outputs are fed back where {reason}"
-            fix = f"End it with `keras.layers.Dense({self._width})`, or force every input"
-            width = f"its output width is {self._output.shape[-1]}"
-            raise ValueError(_checks.message(self, "output_layer", what, self.output_layer, fix, width))
