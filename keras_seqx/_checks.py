@@ -29,9 +29,10 @@ def probability(owner: Any, argument: str, value: Any, fix: str) -> float:
     """Returns `value` as a `float` within [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(message(owner, argument, "a number within [0, 1]", value, fix))
-    if math.isnan(value) or not 0 <= value <= 1:
+    number = float(value)
+    if math.isnan(number) or not 0 <= number <= 1:
         raise ValueError(message(owner, argument, "a number within [0, 1]", value, fix))
-    return float(value)
+    return number
 
 
 def shape(owner: Any, argument: str, received: Any, expected: str, sizes: tuple, fix: str) -> None:

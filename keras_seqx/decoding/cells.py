@@ -59,7 +59,13 @@ class CellStack:
         )
 
     def sequence(
-        self, x: Any, states: Sequence[Any], training: bool, memories: Sequence[dict], length: Any, variables: list
+        self,
+        x: Any,
+        states: Sequence[Any],
+        training: bool,
+        memories: Sequence[dict],
+        length: Any,
+        variables: Sequence[Any],
     ) -> tuple[Any, list[Any]]:
         """A whole sequence, cell by cell: x (B, T, width) -> outputs (B, T, H), last states."""
         return self._through(
@@ -180,7 +186,7 @@ class Cell:
         ]
 
     def sequence(
-        self, x: Any, states: Sequence[Any], training: bool, memory: dict, length: Any, variables: list
+        self, x: Any, states: Sequence[Any], training: bool, memory: dict, length: Any, variables: Sequence[Any]
     ) -> tuple[Any, list[Any]]:
         if self.fused is not None:
             _, outputs, states = self.fused.inner_loop(x, list(states), mask=None, training=training)
@@ -190,8 +196,8 @@ class Cell:
             output, states = self.step(x, states, training, memory)
             return states, output
 
-        states, outputs = loop.scan(step, list(states), x, length, output=self.output, variables=variables)
-        return outputs, states
+        last, outputs = loop.scan(step, list(states), x, length, output=self.output, variables=variables)
+        return outputs, last
 
     def _pack(self, states: Sequence[Any]) -> list[Any]:
         return tree.pack_sequence_as(self.state_structure, list(states))

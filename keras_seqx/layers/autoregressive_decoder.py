@@ -4,10 +4,9 @@ import copy
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx import _checks, masking
 from keras_seqx.decoding import arguments, loop
 from keras_seqx.decoding.cells import CellStack, cheapest_call
 from keras_seqx.decoding.passes import Passes
@@ -252,17 +251,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
         return tree.map_structure(lambda s: tuple(s.shape), spec)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        mask, steps, forced = previous_mask, self._called_steps, inputs.shape[1]
-        if mask is not None and steps is not None:
-            if forced is None:
-                # An open time axis: the mask or all true, as the number of inputs turns out. Put so that it can
-                # be said of symbolic tensors too.
-                free = ops.max(ops.sum(ops.ones_like(mask, dtype="int32"), axis=1)) < steps
-                tail = ops.repeat(ops.zeros_like(ops.any(mask, axis=1, keepdims=True)), steps, axis=1)
-                mask = ops.take(ops.concatenate([mask, tail], axis=1), np.arange(steps), axis=1)
-                mask = ops.logical_or(mask, free)
-            else:
-                mask = mask[:, :steps] if steps <= forced else None
+        mask = previous_mask
+        if mask is not None and self._called_steps is not None:
+            mask = masking.mask_of_outputs(mask, inputs, self._called_steps)
         return [mask] + [None] * self._cells.state_count if self.return_state else mask
 
     def get_config(self) -> dict[str, Any]:

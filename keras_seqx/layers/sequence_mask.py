@@ -34,12 +34,14 @@ class SequenceMask(keras.layers.Layer):
 
     Example:
 
-    >>> import numpy as np
+    >>> import keras, numpy as np
     >>> from keras_seqx import SequenceMask
-    >>> x = np.zeros((2, 4, 3), "float32")
-    >>> outputs = SequenceMask()([x, np.array([4, 2])])
-    >>> outputs._keras_mask.shape
-    TensorShape([2, 4])
+    >>> x, lengths = keras.Input((None, 3)), keras.Input((), dtype="int32")
+    >>> mean = keras.layers.GlobalAveragePooling1D()(SequenceMask()([x, lengths]))
+    >>> model = keras.Model([x, lengths], mean)
+    >>> frames = np.ones((2, 4, 3), "float32") * np.arange(4, dtype="float32")[:, None]
+    >>> model.predict([frames, np.array([4, 2])], verbose=0)[:, 0].tolist()
+    [1.5, 0.5]
     """
 
     def __init__(self, **kwargs: Any):
