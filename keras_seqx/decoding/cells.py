@@ -206,10 +206,10 @@ class Cell:
 def cheapest_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:
     """Returns the cheapest faithful way to call a built `layer` at every step from within `owner`.
 
-    Torch runs each step anew, and `Layer.__call__` takes longer than a small layer's work. It may be left out
-    where the owner has done all that it would do: the layer is built, and the dtype scope open.
+    Where each step runs anew, `Layer.__call__` takes longer than a small layer's work. It may be left out where the
+    owner has done all that it would do: the layer is built, and the dtype scope open.
     """
-    direct = keras.backend.backend() == "torch" and _in_scope_of(layer, owner)
+    direct = loop.RUNS_EVERY_STEP_EAGERLY and _in_scope_of(layer, owner)
     call = layer.call if direct else layer
     return functools.partial(call, training=training) if _takes(layer, "training") else call
 

@@ -1,7 +1,7 @@
 """The one time loop and the one branch, each on the backend's own differentiable primitive.
 
 `keras.ops.scan` wants each output shaped like the carry and has no gradient under XLA on TensorFlow,
-`keras.ops.while_loop` has none at all there nor on JAX: this file is the only place that names a backend.
+`keras.ops.while_loop` has none at all there nor on JAX. This file is the only place that names a backend.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,9 @@ from typing import Any
 
 import keras
 from keras import ops, tree
+
+# Torch runs each step anew; the other backends trace one step and compile it.
+RUNS_EVERY_STEP_EAGERLY = keras.backend.backend() == "torch"
 
 # TensorFlow cannot: there a branch with a loop in it trains only without `jit_compile`.
 XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES = keras.backend.backend() != "tensorflow"
@@ -34,7 +37,7 @@ def scan(
     Returns:
         The last carry, and the outputs stacked to (B, T, ...).
     """
-    if keras.backend.backend() == "torch":
+    if RUNS_EVERY_STEP_EAGERLY:
         ys = []
         for t in range(length):
             carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
@@ -55,7 +58,7 @@ def scan(
 
 def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Sequence[Any] = ()) -> Any:
     """Returns `true_fn()` or `false_fn()` by a boolean scalar tensor; `variables` as in `scan`."""
-    if keras.backend.backend() == "torch":
+    if RUNS_EVERY_STEP_EAGERLY:
         return ops.cond(predicate, true_fn, false_fn)
     carried = _Carried(variables)
     pure_true, pure_false = carried.pure(true_fn), carried.pure(false_fn)

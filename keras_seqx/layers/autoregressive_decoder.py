@@ -31,7 +31,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     Args:
         cell: an RNN cell (`LSTMCell(40)`, your own), a list of cells (stacked), `StackedRNNCells`, nested as you
-            like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used.
+            like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. Files keep a layer shared;
+            `keras.models.clone_model`, which clones one layer at a time, does not.
         output_layer: layer from (B, H) to (B, D), applied at every step. Defaults to None: the identity.
         steps: integer of at least 1, the number of outputs. Defaults to None: as many as there are inputs. It is
             read when a function is traced: after changing the attribute of a model that has already predicted,
@@ -66,7 +67,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
     Masking:
         With as many outputs as inputs, the outputs carry the inputs' mask; with more, every output is valid; with
         fewer, the outputs carry the mask of the first inputs. Where an output is too wide or too narrow to be fed
-        back, a masked step reads zeros.
+        back, a masked step reads zeros. A `BatchNormalization` among the cells or in the output layer is the exception
+        to the law: in training it takes its statistics from whatever rows are computed at once, padded ones too. Use
+        `LayerNormalization` instead.
 
     Randomness:
         Teacher forcing draws a number for each row and step before the loop. A cell's dropout masks are drawn once

@@ -92,6 +92,24 @@ def test_teacher_forcing_draws_for_each_row_and_step(mode, probability):
         assert (kept != again).any()
 
 
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_whole_and_stepwise_branches_agree(probability):
+    """Where TensorFlow has cuDNN and no XLA, a branch decides at run time; here both ways are made to run."""
+    results = []
+    for supports_jit in (True, False):
+        keras.utils.set_random_seed(0)
+        cells = [keras.layers.LSTMCell(4, dropout=0.2, seed=1), keras.layers.GRUCell(4, seed=2)]
+        decoder = AutoregressiveDecoder(cells, keras.layers.Dense(FEATURES), teacher_forcing=probability, seed=3)
+        decoder.supports_jit = supports_jit
+        model = keras.Sequential([keras.Input((5, FEATURES)), decoder])
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        x, y = normal(0, 8, 5, FEATURES), normal(1, 8, 5, FEATURES)
+        losses = model.fit(x, y, epochs=3, batch_size=4, verbose=0, shuffle=False).history["loss"]
+        results.append([*losses, *model.get_weights()])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_a_seed_repeats_the_draws():
     inputs = normal(0, 8, 9, 1)
     runs = []
