@@ -95,8 +95,10 @@ def test_forced_outputs_may_have_another_width(mode):
     x = to_numpy(decoder(inputs))
     assert x.shape == (2, 5, 7)
     mask = np.arange(5) < np.array([[5], [3]])
-    masked = to_numpy(MODES[mode](decoder, inputs, mask=mask))
+    garbage = np.where(mask[:, :, None], inputs, np.nan)
+    masked = to_numpy(MODES[mode](decoder, garbage, mask=mask))
     np.testing.assert_allclose(masked[mask], x[mask], atol=TOLERANCE)
+    assert np.isfinite(masked).all()  # a weight of zero would not hide a NaN from a loss
 
 
 def test_without_an_output_layer_the_cells_output_is_fed_back():
