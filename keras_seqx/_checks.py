@@ -7,6 +7,7 @@ Every message has one form::
 
 import math
 import numbers
+import operator
 from typing import Any
 
 
@@ -18,11 +19,15 @@ def message(owner: Any, argument: str, constraint: str, value: Any, fix: str, co
 
 def positive_integer(owner: Any, argument: str, value: Any, fix: str) -> int:
     """Returns `value` as an `int` of at least 1; NumPy integers pass, bools and floats do not."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(message(owner, argument, "an integer of at least 1", value, fix))
-    if value < 1:
+    if number < 1:
         raise ValueError(message(owner, argument, "an integer of at least 1", value, fix))
-    return int(value)
+    return number
 
 
 def probability(owner: Any, argument: str, value: Any, fix: str) -> float:

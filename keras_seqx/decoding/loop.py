@@ -90,6 +90,16 @@ def _scan_jax(step: Step, carry: Any, xs: Any, length: int, output: Any) -> tupl
     return carry, ops.swapaxes(ys, 0, 1)
 
 
+class _InnerScope(keras.StatelessScope):
+    """A scope that knows the variables it was given, and leaves the others to the scope around it."""
+
+    def get_current_value(self, variable: Any) -> Any:
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            value = self.original_scope.get_current_value(variable)
+        return value
+
+
 class _Carried:
     """Variables that a traced function may assign, turned into its arguments and results.
 
@@ -98,23 +108,20 @@ class _Carried:
     """
 
     def __init__(self, variables: Sequence[Any]):
-        self.fixed = [v for v in variables if v.trainable]
-        self.mutable = [v for v in variables if not v.trainable]
+        self.variables = [v for v in variables if not v.trainable]
         self.assigned: set[int] = set()
 
     def values(self) -> list[Any]:
         # `value` is cast to the compute dtype under mixed precision; the loop must give back what it took.
-        return [ops.cast(v.value, v.dtype) for v in self.mutable]
+        return [ops.cast(v.value, v.dtype) for v in self.variables]
 
     def pure(self, function: Callable) -> Callable:
-        fixed = [(v, v.value) for v in self.fixed]
-
         def pure(values, *args):
-            mapping = [*fixed, *zip(self.mutable, values, strict=True)]
-            with keras.StatelessScope(mapping, collect_losses=True) as scope:
-                before = [scope.get_current_value(v) for v in self.mutable]
+            mapping = list(zip(self.variables, values, strict=True))
+            with _InnerScope(mapping, collect_losses=True) as scope:
+                before = [scope.get_current_value(v) for v in self.variables]
                 result = function(*args)
-                after = [scope.get_current_value(v) for v in self.mutable]
+                after = [scope.get_current_value(v) for v in self.variables]
             if scope.losses:
                 raise ValueError("`add_loss` cannot be called inside a compiled time loop or branch.")
             self.assigned |= {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old is not new}
@@ -124,7 +131,7 @@ class _Carried:
 
     def assign(self, values: Sequence[Any]) -> None:
         for i in self.assigned:
-            self.mutable[i].assign(values[i])
+            self.variables[i].assign(values[i])
 
 
 def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) -> tuple[Any, Any]:

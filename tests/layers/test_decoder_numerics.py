@@ -122,6 +122,11 @@ def test_an_encoders_state_fills_the_first_of_four_lstms():
     np.testing.assert_allclose(to_numpy(decoder(inputs, [h, c], steps=7)), expected, atol=TOLERANCE)
 
 
+def test_steps_may_be_a_numpy_integer():
+    decoder, _ = build("lstm", 0)
+    assert decoder(normal(0, 2, 1, FEATURES), steps=np.int64(4)).shape[1] == 4
+
+
 def test_integer_inputs_are_numbers():
     decoder, _ = build("lstm", 0)
     ones = np.ones((2, 1, FEATURES))

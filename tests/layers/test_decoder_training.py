@@ -201,6 +201,15 @@ def test_a_float32_head_on_a_mixed_decoder_gives_float32():
         assert keras.backend.standardize_dtype(decoder(normal(0, 2, 3, FEATURES), steps=steps).dtype) == "float32"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_float32_head_on_a_mixed_decoder_keeps_its_precision_in_the_loop(mode):
+    fine = 1 + 2.0**-12  # not a bfloat16
+    head = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(fine), dtype="float32")
+    decoder = AutoregressiveDecoder(echo(1, dtype="mixed_bfloat16"), head, dtype="mixed_bfloat16")
+    outputs = to_numpy(MODES[mode](decoder, np.ones((1, 1, 1), "float32"), steps=3))
+    np.testing.assert_array_equal(outputs.ravel(), np.float32([fine] * 3))
+
+
 def test_frozen_layers_stay_as_they_are():
     decoder = AutoregressiveDecoder(keras.layers.GRUCell(4), keras.layers.Dense(FEATURES), steps=4)
     model = keras.Sequential([keras.Input((1, FEATURES)), decoder])
