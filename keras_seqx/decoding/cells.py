@@ -41,7 +41,7 @@ class CellStack:
 
     @property
     def state_specs(self) -> list[keras.KerasTensor]:
-        """One state spec (None, ...) for each state tensor, in order; known once built."""
+        """One state spec (None, ...) for each state tensor, in order."""
         return [spec for cell in self.cells for spec in cell.state_specs]
 
     def initial_states(self, batch_size: Any) -> list[Any]:
@@ -90,9 +90,12 @@ class CellStack:
         Keras' cells draw a mask at the first step that needs it and keep it. One discarded step outside the
         loop makes them do so where the draw is allowed, whatever cells the user's cells hold inside.
         """
+        if not training:  # no cell draws a mask, and the walk through the layers would cost every prediction
+            yield
+            return
         holders = [sub for cell in self.cells for sub in cell.dropout_holders()]
         try:
-            if training and any(h.dropout or h.recurrent_dropout for h in holders):
+            if any(h.dropout or h.recurrent_dropout for h in holders):
                 self.step(x, states, training, memories)
             yield
         finally:
