@@ -145,16 +145,12 @@ def read_npz(path: Path) -> tuple[list[str], list[np.ndarray]]:
 
 def read_ts(path: Path) -> tuple[list[str], list[np.ndarray]]:
     """A series a line after `@data`: `:` between dimensions, `,` between steps, the class label last."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    header = [line.lower().split() for line in lines if line.startswith("@")]
-    if ["@data"] not in header:
-        raise ValueError(f"{path} must have a line `@data`.")
+    header, lines = ts_lines(path)
     if ["@timestamps", "true"] in header:
         raise ValueError(f"{path} has time stamps, which are not read. Resample it to even steps without them.")
     labelled = ["@classlabel", "false"] not in header and ["@targetlabel", "false"] not in header
     series = []
-    for number, line in enumerate((line for line in lines if not line.startswith("@")), start=1):
+    for number, line in enumerate(lines, start=1):
         dimensions = line.replace("?", "nan").split(":")
         try:
             values = [np.array(d.split(","), "float64") for d in (dimensions[:-1] if labelled else dimensions)]
@@ -164,3 +160,21 @@ def read_ts(path: Path) -> tuple[list[str], list[np.ndarray]]:
     if not series:
         raise ValueError(f"{path} holds no series.")
     return [f"dimension {d + 1}" for d in range(series[0].shape[1])], series
+
+
+def read_ts_labels(path: Path) -> list[str]:
+    """Returns the class label of each series of a `.ts` file."""
+    header, lines = ts_lines(path)
+    if not any(words[:2] == ["@classlabel", "true"] for words in header):
+        raise ValueError(f"{path} has no class labels, which a line `@classLabel true` announces.")
+    return [line.rsplit(":", 1)[-1].strip() for line in lines]
+
+
+def ts_lines(path: Path) -> tuple[list[list[str]], list[str]]:
+    """Returns the words of each header line of a `.ts` file, in lower case, and the lines of its series."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    header = [line.lower().split() for line in lines if line.startswith("@")]
+    if ["@data"] not in header:
+        raise ValueError(f"{path} must have a line `@data`.")
+    return header, [line for line in lines if not line.startswith("@")]

@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "masking": {"_checks"},
     "decoding": {"_checks", "masking"},
     "layers": {"_checks", "masking", "decoding"},
+    "data": {"_checks"},
+    "callbacks": {"_checks"},
 }
 
 
@@ -54,10 +56,15 @@ def test_imports_and_length(path):
 def test_everything_public_is_listed_and_documented():
     for name in keras_seqx.__all__:
         assert getattr(keras_seqx, name) is not None
-    for name in ("AutoregressiveDecoder", "SequenceMask"):
-        assert getattr(keras_seqx, name) is getattr(keras_seqx.layers, name)
-        for section in ("Args:", "Call arguments:", "Returns:", "Raises:", "Example:"):
-            assert section in getattr(keras_seqx, name).__doc__
+    for room, names, more in (
+        (keras_seqx.layers, ("AutoregressiveDecoder", "SequenceMask"), ("Call arguments:", "Returns:")),
+        (keras_seqx.data, ("LengthBucketing", "RaggedArray"), ()),
+        (keras_seqx.callbacks, ("LengthCurriculum", "PaddingMonitor"), ("Returns:",)),
+    ):
+        for name in names:
+            assert getattr(keras_seqx, name) is getattr(room, name)
+            for section in ("Args:", "Raises:", "Example:", *more):
+                assert section in getattr(keras_seqx, name).__doc__
 
 
 def test_import_brings_no_other_backend():

@@ -1,0 +1,188 @@
+"""Tells who speaks: one label for each sequence, of whatever length, tested by cross-validation.
+
+Nine speakers say two vowels; each of the 270 recordings is a series of 12 channels and 7 to 26 steps. A bidirectional
+LSTM reads it and names the speaker. Every recording is named once by a model that has not seen it:
+
+    python examples/classify_vowels.py --data JapaneseVowels_TRAIN.ts
+
+takes about two minutes on two cores, prints the accuracy of each fold and draws `out/vowels_confusion.png`.
+
+Needs matplotlib: pip install "keras_seqx[examples]"
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+
+import keras
+import numpy as np
+from series_files import read_series, read_ts_labels
+
+import keras_seqx
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "japanese_vowels" / "train.ts"
+ORIGIN = (
+    "Japanese Vowels, number 128 of the UCI Machine Learning Repository (archive.ics.uci.edu/dataset/128); in the .ts "
+    "form it is JapaneseVowels of the archive at timeseriesclassification.com"
+)
+
+Sequences = list[np.ndarray]
+
+
+# --- The data
+
+
+def read(path: Path) -> tuple[Sequences, np.ndarray, list[str]]:
+    """Returns the series (T, D), the number of each one's speaker (R,), and the speakers' names."""
+    if path.suffix.lower() != ".ts" or not path.is_file():
+        raise SystemExit(f"classify_vowels: {path} is no .ts file. The data are {ORIGIN}. Say --data FILE.ts")
+    try:
+        _, series = read_series(path)
+        names, speakers = np.unique(read_ts_labels(path), return_inverse=True)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"classify_vowels: {error}") from None
+    return series, speakers.astype("int32"), names.tolist()
+
+
+def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Returns the fold of each series, (R,); every class is dealt out to the folds evenly."""
+    rng = np.random.default_rng(seed)
+    fold_of = np.empty(len(classes), int)
+    dealt = 0
+    for number in np.unique(classes):
+        rows = rng.permutation(np.flatnonzero(classes == number))
+        fold_of[rows] = (dealt + np.arange(len(rows))) % folds
+        dealt += len(rows)
+    return fold_of
+
+
+# --- The model
+
+
+def build_model(frames: np.ndarray, classes: int) -> keras.Model:
+    """Returns a compiled model that standardises by the frames (N, D) of the training series."""
+    inputs = keras.Input((None, frames.shape[1]), name="inputs")
+    lengths = keras.Input((), dtype="int32", name="lengths")
+    variance = np.maximum(frames.var(axis=0), 1e-12)  # a constant channel has no scale to measure it by
+    hidden = keras.layers.Normalization(mean=frames.mean(axis=0), variance=variance)(inputs)
+    hidden = keras_seqx.SequenceMask()([hidden, lengths])
+    hidden = keras.layers.Bidirectional(keras.layers.LSTM(48))(hidden)
+    outputs = keras.layers.Dense(classes)(keras.layers.Dropout(0.5)(hidden))
+    model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
+    # The mean over the weights, of which the rows that fill batches have none.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
+    return model
+
+
+def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[str, Any]) -> Any:
+    """Returns a trained model, and what part of the steps that it was trained on was valid."""
+    data = keras_seqx.LengthBucketing(x, y, **options)
+    model = build_model(np.concatenate(x), classes)
+    bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["accuracy", "loss", "efficiency"])
+
+    def show(epoch: int, logs: dict[str, float]) -> None:
+        bar.update(epoch + 1, [(name, logs[name]) for name in ("accuracy", "loss", "efficiency")])
+
+    callbacks = [keras_seqx.PaddingMonitor(data), keras.callbacks.LambdaCallback(on_epoch_end=show)]
+    # The data set shuffles by itself, `fit` need not.
+    history = model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks).history
+    return model, float(np.mean(history["efficiency"]))
+
+
+# --- What came out
+
+
+def print_table(rows: list[tuple[int, int, float, float, float]]) -> None:
+    print(f"\n{'fold':>4}{'trained on':>12}{'tested on':>11}{'accuracy':>10}{'efficiency':>12}{'seconds':>9}")
+    for number, (trained, tested, accuracy, efficiency, seconds) in enumerate(rows, start=1):
+        print(f"{number:4}{trained:12}{tested:11}{accuracy:10.3f}{efficiency:12.3f}{seconds:9.1f}")
+    accuracies = [row[2] for row in rows]
+    print(f"\nmean accuracy {np.mean(accuracies):.3f}, standard deviation {np.std(accuracies, ddof=1):.3f}")
+
+
+def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path: Path) -> None:
+    """Draws who was taken for whom, and the lengths with the buckets."""
+    plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=[1, 1.05])
+    left.imshow(confusion, cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, max(confusion.max(), 1)))
+    for (row, column), count in np.ndenumerate(confusion):
+        shade = "#c3cad2" if not count else "white" if count > 0.4 * confusion.max() else "#1f2933"
+        left.text(column, row, f"{count}", ha="center", va="center", color=shade)
+    left.set_xticks(range(len(names)), names)
+    left.set_yticks(range(len(names)), names)
+    left.set(xlabel="named speaker", ylabel="true speaker", title="recordings, all folds together")
+    left.tick_params(length=0)
+    left.spines[:].set_visible(False)
+    report.plot(right)
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(loc="upper right", framealpha=1, edgecolor="white")
+    figure.suptitle(title, x=0.01, ha="left", size=15, weight="bold")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA, metavar="FILE", help=f"labelled series, .ts: {ORIGIN}")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    parser.add_argument("--folds", type=int, default=5, help="parts that are tested in turn (default: 5)")
+    parser.add_argument("--epochs", type=int, help="how long to train for each (default: 40, with --quick 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds, the order, the weights (default: 0)")
+    parser.add_argument("--quick", action="store_true", help="two folds and few epochs, to see that it works")
+    args = parser.parse_args()
+    if args.epochs is not None and args.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
+    series, speakers, names = read(args.data)
+    fewest = np.bincount(speakers).min()
+    if len(names) < 2 or not 2 <= args.folds <= fewest:
+        parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class, and of classes 2 at least")
+    args.out.mkdir(parents=True, exist_ok=True)
+    epochs = args.epochs or (10 if args.quick else 40)
+
+    # Where a bucket ends decides what is computed in vain, and nothing else: all folds may share the boundaries.
+    # "fill" gives each bucket one shape alone, and so one compilation.
+    options: dict[str, Any] = {"remainder": "fill", "lengths_as_input": "lengths", "seed": args.seed}
+    everything = keras_seqx.LengthBucketing(series, speakers, buckets=2 if args.quick else 4, **options)
+    options["buckets"] = everything.boundaries
+    print(f"{len(series)} series of {len(names)} speakers, {series[0].shape[1]} channels\n\n{everything.report()}")
+
+    fold_of = deal(speakers, args.folds, args.seed)
+    confusion, rows = np.zeros((len(names), len(names)), int), []
+    for fold in range(2 if args.quick else args.folds):
+        print(f"\nFold {fold + 1} of {args.folds}", flush=True)
+        keras.utils.set_random_seed(args.seed)
+        began, trained, tested = time.perf_counter(), np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        model, efficiency = train([series[i] for i in trained], speakers[trained], len(names), epochs, options)
+        test = keras_seqx.LengthBucketing([series[i] for i in tested], **options)
+        named = test.predict(model, verbose=0).argmax(axis=1)  # in the order of the data
+        np.add.at(confusion, (speakers[tested], named), 1)
+        accuracy = float(np.mean(named == speakers[tested]))
+        rows.append((len(trained), len(tested), accuracy, efficiency, time.perf_counter() - began))
+
+    print_table(rows)
+    note = " (quick run)" if args.quick else ""
+    if args.quick:
+        print("These are the figures of the quick run.")
+    picture = args.out / "vowels_confusion.png"
+    title = f"Who speaks: {np.trace(confusion)} of {confusion.sum()} recordings named rightly{note}"
+    draw(confusion, names, everything.report(), title, picture)
+    print(f"\nPicture  {picture}")
+
+
+if __name__ == "__main__":
+    main()

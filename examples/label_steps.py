@@ -1,0 +1,222 @@
+"""Labels every step of sequences of different lengths: trains on them together, shuffles them, predicts on them.
+
+Four sensors watch a machine that rests, climbs, falls or swings, for a random time each. The recordings are 10 to 100
+steps long, and every step is to be told which of the four it belongs to. The noise hides that from whoever looks at
+one step alone, so a bidirectional LSTM reads the steps before and after it:
+
+    python examples/label_steps.py
+
+trains in about two minutes on two cores, compares the labels with those of a network without context and the speed
+with padding to the longest, and draws `out/label_steps.png`. To label sequences of your own, hand `LengthBucketing` a
+list of arrays (T, D) and a list of arrays (T,), each pair with its own T.
+
+Needs matplotlib: pip install "keras_seqx[examples]"
+"""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
+
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+
+import keras
+import numpy as np
+
+import keras_seqx
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+CLASSES = ["rest", "climb", "fall", "swing"]
+CHANNELS = ["position", "speed", "current", "heat"]
+NOISE = np.array([0.08, 0.15, 0.4, 0.25])
+# Of Okabe and Ito's palette, which colour-blind readers can tell apart.
+COLOURS = ["#999999", "#e69f00", "#0072b2", "#cc79a7"]
+
+Sequences = list[np.ndarray]
+
+
+# --- The recordings
+
+
+def draw_sequences(count: int, rng: np.random.Generator) -> tuple[Sequences, Sequences]:
+    """Returns recordings (T, D) and the class of their steps (T,), T from 10 to 100, mostly short."""
+    lengths = np.clip(rng.lognormal(np.log(30), 0.6, count), 10, 100).astype(int)
+    x, y = zip(*(draw_sequence(length, rng) for length in lengths), strict=True)
+    return list(x), list(y)
+
+
+def draw_sequence(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one recording (T, D) and the class of its steps (T,)."""
+    classes, speeds, steps = [], [], 0
+    regime = rng.integers(4)
+    while steps < length:
+        duration = rng.integers(6, 25)
+        pace, angle = rng.uniform(0.06, 0.16), 2 * np.pi * (np.arange(duration) / rng.uniform(4, 7) + rng.random())
+        speeds.append(pace * [np.zeros(duration), np.ones(duration), -np.ones(duration), 1.5 * np.cos(angle)][regime])
+        classes.append(np.full(duration, regime, "int32"))
+        steps += duration
+        regime = (regime + rng.integers(1, 4)) % 4
+    speed = np.concatenate(speeds)
+    position = np.cumsum(speed) + rng.normal()
+    heat = np.convolve(np.abs(speed), 3 * 0.8 ** np.arange(20))[:steps]
+    channels = np.stack([position, speed, 4 * np.abs(speed), heat], axis=1) + NOISE * rng.normal(size=(steps, 4))
+    start = rng.integers(steps - length + 1)  # the recording begins and ends amid something
+    return channels[start : start + length].astype("float32"), np.concatenate(classes)[start : start + length]
+
+
+# --- The models
+
+
+def build_model(context: bool) -> keras.Model:
+    """Returns a compiled model that labels each step, from the whole sequence or, without context, from the step."""
+    inputs = keras.Input((None, len(CHANNELS)), name="inputs")
+    lengths = keras.Input((), dtype="int32", name="lengths")
+    hidden: Any = keras_seqx.SequenceMask()([inputs, lengths])
+    if context:
+        hidden = keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))(hidden)
+    else:
+        hidden = keras.layers.Dense(64, "relu")(keras.layers.Dense(64, "relu")(hidden))
+    outputs = keras.layers.Dense(len(CLASSES))(hidden)
+    model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
+    # The mean over the weights, which are the mask here: padded steps have no say.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(keras.optimizers.Adam(1e-2, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
+    return model
+
+
+def fit(title: str, train: Any, validation: Any, context: bool, epochs: int) -> tuple[keras.Model, dict[str, Any]]:
+    """Returns a model with the weights of its best epoch, and what training logged."""
+    print(f"\n{title}\n", flush=True)
+    callbacks = [keras_seqx.PaddingMonitor(train)]
+    if validation is not None:
+        callbacks.append(keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True))
+    model = build_model(context)
+    # The data set shuffles by itself, `fit` need not.
+    history = model.fit(train, validation_data=validation, epochs=epochs, shuffle=False, callbacks=callbacks)
+    return model, history.history
+
+
+# --- What came out
+
+
+def print_accuracies(y: Sequences, answers: dict[str, Sequences]) -> None:
+    """Prints what part of all steps, and of each class's, have the right label."""
+    truth = np.concatenate(y)
+    print(f"\nAccuracy on the {len(truth):,} steps of {len(y):,} test sequences\n")
+    print(f"{'':28}" + "".join(f"{name:>8}" for name in ["all", *CLASSES]))
+    for name, labels in answers.items():
+        right = np.concatenate(labels) == truth
+        cells = [right.mean(), *(right[truth == c].mean() for c in range(len(CLASSES)))]
+        print(f"{name:28}" + "".join(f"{cell:8.3f}" for cell in cells))
+
+
+def print_speeds(runs: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+    """Prints how full the batches were, and how long an epoch took once everything was compiled."""
+    print("\nTraining, validation not counted; the median of the epochs after the first, which compiles\n")
+    print(f"{'':28}{'efficiency':>12}{'valid steps/s':>16}{'s/epoch':>10}{'first epoch':>13}")
+    for name, (data, history) in runs.items():
+        speeds = history["valid_steps_per_second"]
+        seconds = [data.report().valid_steps / speed for speed in (np.median(speeds[1:]), speeds[0])]
+        efficiency = f"{np.mean(history['efficiency']):12.3f}"
+        print(f"{name:28}{efficiency}{np.median(speeds[1:]):16,.0f}{seconds[0]:10.2f}{seconds[1]:13.2f}")
+
+
+def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: float, path: Path) -> None:
+    """Draws the lengths with the buckets, and a short, a middling and a long test sequence with its labels."""
+    order = [row for row in np.argsort([len(row) for row in x], kind="stable") if len(np.unique(y[row])) > 1]
+    shown = [order[round(place * (len(order) - 1))] for place in (0.05, 0.5, 0.95)]
+    plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
+    figure = plt.figure(figsize=(14, 7.6), layout="constrained")
+    grid = figure.add_gridspec(3, 2, width_ratios=[1, 1.5])
+
+    axis = report.plot(figure.add_subplot(grid[:, 0]))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="upper right", framealpha=1, edgecolor="white")
+    for place, row in enumerate(shown):
+        axis, steps = figure.add_subplot(grid[place, 1]), np.arange(1, len(x[row]) + 1)
+        for d in range(len(CHANNELS)):
+            values = x[row][:, d]
+            axis.plot(steps, 0.8 * (values - values.min()) / np.ptp(values) - d, color="#1f2933", lw=1.1)
+        for height, classes in ((-4.0, y[row]), (-4.8, labels[row])):
+            axis.bar(steps, 0.7, 1, height, color=np.array(COLOURS)[classes])
+        axis.set_yticks([0.4, -0.6, -1.6, -2.6, -3.65, -4.45], [*CHANNELS, "true label", "prediction"])
+        axis.set(xlim=(0.5, len(steps) + 0.5), ylim=(-5.0, 0.95))
+        axis.set_title(f"{len(steps)} steps, {np.mean(labels[row] == y[row]):.0%} labelled right", loc="left")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    axis.set_xlabel("step")
+
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS]
+    figure.legend(handles, CLASSES, loc="outside upper right", ncols=4, frameon=False)
+    figure.suptitle(f"Every step labelled: {accuracy:.1%} right on test sequences", x=0.01, ha="left", size=15, weight="bold")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    parser.add_argument("--epochs", type=int, help="the most epochs to train for (default: 20, with --quick 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sequences, their order, the weights (default: 0)")
+    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
+    args = parser.parse_args()
+    if args.epochs is not None and args.epochs < 2:
+        parser.error("--epochs must be at least 2: the first one compiles, and tells nothing of the speed")
+    if args.seed < 0:
+        parser.error("--seed must be at least 0")
+    args.out.mkdir(parents=True, exist_ok=True)
+    size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 20)
+    epochs = args.epochs or epochs
+    keras.utils.set_random_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    x, y = draw_sequences(size, rng)
+    x_test, y_test = draw_sequences(size // 4, rng)
+
+    options: dict[str, Any] = {"batch_size": batch_size, "lengths_as_input": "lengths", "seed": args.seed}
+    data = keras_seqx.LengthBucketing(x, y, buckets=buckets, **options)
+    train, validation = data.split(0.2)
+    print(f"{len(x)} sequences to train on and validate, {len(x_test)} to test\n\n{train.report()}\n")
+    for epoch in range(2):
+        shapes = train.steps(epoch * len(train), epoch * len(train) + 12)[2]
+        print(f"Epoch {epoch + 1} begins with batches of", *shapes[:, 1], "steps")
+
+    model, history = fit("The whole sequence, in buckets", train, validation, True, epochs)
+    padded, _ = keras_seqx.LengthBucketing(x, y, buckets=1, **options).split(0.2)
+    _, padded_history = fit("The same, padded to the longest, for its speed", padded, None, True, 3)
+    dense, _ = fit("Each step by itself", padded, None, False, max(2, epochs // 2))
+
+    print("\nLabelling the test sequences\n", flush=True)
+    test = keras_seqx.LengthBucketing(x_test, buckets=buckets, **options)
+    logits = {"each step by itself": test.predict(dense), "the whole sequence": test.predict(model)}
+    commonest = np.bincount(np.concatenate(y)).argmax()
+    answers = {f"always {CLASSES[commonest]}": [np.full(len(row), commonest) for row in y_test]}
+    # The predictions are unpadded and in the order of the data, so they can be laid beside `y_test`.
+    answers |= {name: [row.argmax(axis=-1) for row in rows] for name, rows in logits.items()}
+    print_accuracies(y_test, answers)
+    print_speeds({f"{buckets} buckets": (train, history), "to the longest": (padded, padded_history)})
+    labels = answers["the whole sequence"]
+    accuracy = np.mean(np.concatenate(labels) == np.concatenate(y_test))
+    draw(train.report(), x_test, y_test, labels, accuracy, args.out / "label_steps.png")
+
+    file = args.out / "label_steps.keras"
+    model.save(file)
+    long, truth = draw_sequence(250, rng)
+    outputs = keras.saving.load_model(file).predict({"inputs": long[None], "lengths": np.array([250])}, verbose=0)
+    right = np.mean(outputs[0].argmax(axis=-1) == truth)
+    print(f"\nLoaded again, the model labels a sequence of 250 steps, none was longer than 100: {right:.1%} right.")
+    if args.quick:
+        print("These are the figures of the quick run.")
+    print(f"\nPicture  {args.out / 'label_steps.png'}\nModel    {file}")
+
+
+if __name__ == "__main__":
+    main()
