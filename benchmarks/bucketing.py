@@ -41,7 +41,7 @@ TEXTS = {
     "efficiency": f"""Valid steps / all steps of an epoch in batches of {BATCH}, filler rows counted, and how many
 shapes (B, T) the batches have. tf.data chooses no boundaries: it gets ours or one of the usual guesses, and pads to
 them unless the table says otherwise. Megabatches are {MEGABATCH} random batches, sorted by length and cut again.""",
-    "assembly": """An epoch of batches without a model; the systems take turns in one process. Ours also plans the epoch;
+    "assembly": """Epochs of batches without a model; the systems take turns in one process. Ours also plans the epoch;
 the row below is given the rows and lengths of our batches. tf.data makes the same shapes unshuffled, fed in the fastest
 of three ways, prefetches, and may use every core. The last two rows are parts of the first.""",
     "compilation": """Embedding(32, 16, mask_zero=True), GRU(32) and Dense(1), trained on JAX in processes of their own,

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_seqx import _checks
 from keras_seqx.data.options import OWNER
-from keras_seqx.data.ragged import RaggedArray, read
+from keras_seqx.data.ragged import RaggedArray, check_padding, read
 
 MISMATCH = "Check how the two were made"
 
@@ -236,6 +236,7 @@ def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: An
     """Returns the component on the axis of its lengths, which joins `axes` if it is new."""
     if isinstance(data, np.ndarray):
         return Component(data, None, padding)
+    check_padding(padding, data.dtype, OWNER)
     for axis, known in enumerate(axes):
         if np.array_equal(known, data.lengths):
             return Component(data, axis, padding)

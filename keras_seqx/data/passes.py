@@ -23,6 +23,7 @@ class Passes(keras.utils.PyDataset):
 
     _epochs: Epochs
     _stream: Stream | None = None
+    _look = False
 
     def _open(self, source: Epochs | Stream) -> None:
         """Starts at the first epoch, or at the beginning of a stream."""
@@ -55,6 +56,9 @@ class Passes(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple:
         if self._stream is not None:
+            if self._look and index < LOOKS and not self._stream.within:
+                return self._stream.look(index)
+            self._look = False
             return self._stream.batch(index)
         batches = self._epochs.batches
         if not -batches <= index < batches:

@@ -31,7 +31,7 @@ class Progress:
         self.in_order = True
         self._by_hand = 0
         self._last = -1
-        self._turns = False
+        self._turns = self._outside = False
         # The pass under way is the latest run of distinct indices: of each index, when it was last asked for.
         self._asked = np.full(self.batches, -1)
         self._clock = self._since = 0
@@ -43,13 +43,15 @@ class Progress:
         self._since = max(self._since, self._asked[index] + 1)
         self._asked[index] = self._clock
         self._clock += 1
-        if self.within:
+        # Between two epochs of a pass, TensorFlow goes on asking ahead.
+        if self.within or index == self._last + 1 > 0:
             if index == 0 and self.in_order and self.trained != self.start:
                 self.trained = None  # A pass begins, and who counted in an earlier one has not counted since.
             self.in_order = self.in_order and index in (0, self._last + 1)
             self._last = index
         else:
             self._by_hand = index + 1 if index in (0, self._by_hand) else 0
+            self._outside = True
         return self.start + index
 
     @property
@@ -59,8 +61,10 @@ class Progress:
 
     def begin(self) -> None:
         """Notes that Keras begins an epoch, which may go on with a pass."""
+        if self._outside:
+            self._since = self._clock  # What was asked for outside of an epoch is no part of its pass.
         self.within = True
-        self._turns = False
+        self._turns = self._outside = False
         self._by_hand = 0
 
     def end(self) -> None:

@@ -111,7 +111,7 @@ class RaggedArray:
         if not _is_number(kind):
             raise TypeError(_checks.message(self, "dtype", "a dtype of numbers", kind, "Convert the result afterwards"))
         if type(padding_value) is not int or padding_value != 0:
-            _check_padding(padding_value, kind)
+            check_padding(padding_value, kind)
         values = self.values
         # `take` would first copy all values that do not lie as in C.
         if length * values.size <= SHORT * len(values) and values.flags.c_contiguous and values.flags.aligned:
@@ -264,7 +264,7 @@ def _check_numbers(dtype: np.dtype, where: Where) -> None:
         raise TypeError(_checks.message(*where, "numbers", dtype, "Turn them into numbers first", "dtype"))
 
 
-def _check_padding(value: Any, kind: np.dtype) -> None:
+def check_padding(value: Any, kind: np.dtype, owner: str = "RaggedArray") -> None:
     """Raises unless a dtype holds the value: exactly, or rounded if it has fractions, but not as an infinity."""
     number = np.asarray(value)
     if number.ndim == 0 and _is_number(number.dtype) and (number.dtype.kind != "c" or kind.kind == "c"):
@@ -273,4 +273,4 @@ def _check_padding(value: Any, kind: np.dtype) -> None:
         if held == number or (half == 0.5 and np.isfinite(held) == np.isfinite(number)):
             return
     text, fix = f"a number that {kind} holds", "Give another value, or a `dtype` that holds it"
-    raise ValueError(_checks.message("RaggedArray", "padding_value", text, value, fix))
+    raise ValueError(_checks.message(owner, "padding_value", text, value, fix))

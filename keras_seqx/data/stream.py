@@ -53,6 +53,7 @@ class Stream:
         self._waiting: list = []
         self._batches = self._make()
         self._recent: dict[int, tuple] = {}
+        self._first: list[tuple] = []
         self._steps: list[tuple] = []
         self._asked = 0
         self.start = 0
@@ -92,19 +93,30 @@ class Stream:
             if index == 0 and self._asked:
                 self.start, self._asked = self.start + self._asked, 0
             position = self.start + index
-            while len(self._steps) <= position:
-                try:
-                    made, steps = next(self._batches)
-                except StopIteration:
-                    raise IndexError(f"{OWNER}: the stream has ended, after {len(self._steps)} batches.") from None
-                self._recent[len(self._steps)] = made
-                self._recent.pop(len(self._steps) - KEPT, None)
-                self._steps.append(steps)
+            self._make_until(position)
             if position not in self._recent:
                 raise IndexError(f"{OWNER}: batch {index} is gone, a stream does not go back.")
             if self.within:
                 self._asked = max(self._asked, index + 1)
             return self._recent[position]
+
+    def look(self, index: int) -> tuple:
+        """Returns batch 0 or 1 of the stream, which differ in every length that varied in the first window."""
+        with self._lock:
+            self._make_until(index)
+            return self._first[index]
+
+    def _make_until(self, position: int) -> None:
+        """Makes all batches up to a position."""
+        while len(self._steps) <= position:
+            try:
+                made, steps = next(self._batches)
+            except StopIteration:
+                raise IndexError(f"{OWNER}: the stream has ended, after {len(self._steps)} batches.") from None
+            self._first = [*self._first, made][:2]
+            self._recent[len(self._steps)] = made
+            self._recent.pop(len(self._steps) - KEPT, None)
+            self._steps.append(steps)
 
     def steps(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns, of the batches at positions within [start, stop), valid steps, all steps, and shapes."""

@@ -13,7 +13,7 @@ import pytest
 
 from tests.data.distributed_worker import make_data
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="processes of JAX")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="distributes with JAX")
 
 WORKER = pathlib.Path(__file__).with_name("distributed_worker.py")
 
