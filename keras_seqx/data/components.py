@@ -28,13 +28,16 @@ class Component:
     axis: int | None
     padding: Any
 
-    def batch(self, rows: np.ndarray, real: int, padded: np.ndarray, floatx: str) -> np.ndarray:
+    def batch(self, rows: np.ndarray, real: int, padded: list[int], floatx: str) -> np.ndarray:
         """Returns the rows, (B, T, ...) or (B, ...); of sequences behind the `real` rows one step stays."""
-        kind = floatx if self.data.dtype.kind == "f" else self.data.dtype
+        kind = self.data.dtype
+        if kind.kind == "f":
+            kind = floatx
         if self.axis is None:
             return self.data[rows].astype(kind, copy=False)
-        array = self.data.pad(rows, int(padded[self.axis]), self.padding, kind)
-        array[real:, 1:] = self.padding
+        array = self.data.gather(rows, padded[self.axis], self.padding, kind)
+        if real < len(rows):
+            array[real:, 1:] = self.padding
         return array
 
 
@@ -114,13 +117,13 @@ class Components:
 
         return self.change(shorten, lengths)
 
-    def batch(self, rows: np.ndarray, fillers: int, padded: np.ndarray, floatx: str, weighted: bool) -> tuple:
+    def batch(self, rows: np.ndarray, fillers: int, padded: list[int], floatx: str, weighted: bool) -> tuple:
         """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)` of some rows.
 
         Args:
-            rows: (B,) sequences.
+            rows: (B,) sequences, of dtype intp.
             fillers: how many of them, the last ones, only fill the batch: they keep one step, and have weight 0.
-            padded: (C,) lengths to pad to.
+            padded: the C lengths to pad to.
             floatx: the dtype that floating arrays leave with.
             weighted: whether there are weights though none were given.
 

@@ -17,11 +17,11 @@ from keras_seqx.data.plan import Plan, plan_epoch, sort_into_buckets
 
 def assemble(components: Components, plan: Plan, index: int, shard: int, weighted: bool) -> tuple:
     """Returns a shard's batch of a plan, filled to its shape; `weighted` says whether to make up weights."""
-    rows = plan.sequences(index, shard)
-    fillers = int(plan.rows[index]) - len(rows)
+    rows = plan.sequences(index, shard).astype(np.intp)  # which NumPy indexes with several times as fast
+    fillers = plan.rows.item(index) - len(rows)
     if fillers:
-        rows = np.append(rows, np.full(fillers, plan.order[plan.start[index]], rows.dtype))
-    return components.batch(rows, fillers, plan.padded[index], keras.config.floatx(), weighted)
+        rows = np.append(rows, np.full(fillers, plan.order[plan.start[index]], np.intp))
+    return components.batch(rows, fillers, plan.padded[index].tolist(), keras.config.floatx(), weighted)
 
 
 class Epochs:
@@ -64,6 +64,9 @@ class Epochs:
 
     def plan(self, epoch: int) -> Plan:
         """Returns the plan of an epoch; the last two stay at hand."""
+        plan = self._plans.get(epoch)
+        if plan is not None:
+            return plan
         with self._lock:
             if epoch not in self._plans:
                 by_length = 0.0 if self.curriculum is None else self.curriculum(epoch)

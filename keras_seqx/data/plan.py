@@ -157,7 +157,7 @@ class Plan:
 
     def sequences(self, index: int, shard: int) -> np.ndarray:
         """Returns the sequences of one shard's batch; it may have more rows than these, filled then."""
-        return self.order[self.start[index] + shard : self.stop[index] : self.num_shards]
+        return self.order[self.start.item(index) + shard : self.stop.item(index) : self.num_shards]
 
     @functools.cached_property
     def valid_steps(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Where a run through the batches stands, as far as can be told from what Keras asks for."""
 
-import numpy as np
+import array
 
 
 class Progress:
@@ -33,7 +33,7 @@ class Progress:
         self._last = -1
         self._turns = self._outside = False
         # The pass under way is the latest run of distinct indices: of each index, when it was last asked for.
-        self._asked = np.full(self.batches, -1)
+        self._asked = array.array("q", [-1]) * self.batches
         self._clock = self._since = 0
 
     def ask(self, index: int) -> int:

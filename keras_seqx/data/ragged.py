@@ -1,5 +1,6 @@
 """RaggedArray: sequences of different lengths as one flat array of values."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -102,37 +103,46 @@ class RaggedArray:
             ValueError: `rows` is out of range, `length` below 1, `padding_value` no number of the dtype.
             TypeError: `rows` or `length` are no integers, `dtype` is none of numbers.
         """
-        starts, lengths = (self.starts, self.lengths) if rows is None else self._select(rows)
+        rows = np.arange(len(self)) if rows is None else self._check_rows(rows)
         if length is None:
-            length = int(lengths.max(initial=0))
+            length = int(self.lengths[rows].max(initial=0))
         else:
             length = _checks.positive_integer(self, "length", length, "Leave it out for the longest sequence")
         kind = self.dtype if dtype is None else np.dtype(dtype)
         if not _is_number(kind):
             raise TypeError(_checks.message(self, "dtype", "a dtype of numbers", kind, "Convert the result afterwards"))
-        if type(padding_value) is not int or padding_value != 0:
-            check_padding(padding_value, kind)
-        values = self.values
+        check_padding(padding_value, kind)
+        return self.gather(rows, length, padding_value, kind)
+
+    def gather(self, rows: np.ndarray, length: int, padding: Any, kind: Any) -> np.ndarray:
+        """Returns what `pad` does, of arguments that are known to be sound; `rows` have the dtype intp."""
+        starts, lengths, values = self.starts[rows], self.lengths[rows], self.values
         # `take` would first copy all values that do not lie as in C.
         if length * values.size <= SHORT * len(values) and values.flags.c_contiguous and values.flags.aligned:
-            steps = np.arange(length)
-            batch = values.take(starts[:, None] + steps, axis=0, mode="clip").astype(kind, copy=False)
-            batch[steps >= lengths[:, None]] = padding_value
+            steps, behind = _counted(length)
+            batch = values.take(np.add.outer(starts, steps), axis=0, mode="clip").astype(kind, copy=False)
+            batch[behind.take(lengths, axis=0, mode="clip")] = padding
             return batch
-        batch = np.full((len(starts), length, *self.inner_shape), padding_value, kind)
+        batch = np.full((len(starts), length, *self.inner_shape), padding, kind)
         for row, start, size in zip(batch, starts.tolist(), np.minimum(lengths, length).tolist(), strict=True):
             row[:size] = values[start : start + size]
         return batch
 
-    def _select(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _check_rows(self, rows: Any) -> np.ndarray:
         rows, fix = np.asarray(rows), "Count from 0, or from -1 backwards"
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise TypeError(_checks.message(self, "rows", "integers (B,)", rows, fix))
-        try:
-            return self.starts[rows], self.lengths[rows]
-        except IndexError as error:
+        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
             text = f"positions of sequences, of which there are {len(self)}"
-            raise ValueError(_checks.message(self, "rows", text, rows, fix)) from error
+            raise ValueError(_checks.message(self, "rows", text, rows, fix))
+        return rows.astype(np.intp, copy=False)
+
+
+@functools.lru_cache(maxsize=2 * SHORT)
+def _counted(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the steps, (T,), and in row n which of them lie behind n steps, (T + 1, T)."""
+    steps = np.arange(length)
+    return steps, steps >= np.arange(length + 1)[:, None]
 
 
 def read(source: Any, owner: str = "RaggedArray", argument: str = "source") -> RaggedArray:
