@@ -5,12 +5,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_seqx import AutoregressiveDecoder
 
 BACKEND = keras.backend.backend()
 FEATURES = 3
+
+# What is NumPy alone is tested once, in the suite of the default backend.
+numpy_alone = pytest.mark.skipif(BACKEND != "tensorflow", reason="NumPy alone, the same on every backend")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx_tests")

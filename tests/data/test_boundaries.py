@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from keras_seqx.data import boundaries
 from keras_seqx.data.boundaries import count_lengths, optimal_boundaries
+from tests.cases import numpy_alone
 from tests.reference import boundaries as reference
+
+pytestmark = numpy_alone
 
 ROWS = {"as they come": None, "three rows": lambda T: 3, "sixty steps": lambda T: 60 // T}
 filled = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)

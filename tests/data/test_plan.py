@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 
 from keras_seqx.data.options import Options
 from keras_seqx.data.plan import plan_epoch, sort_into_buckets
+from tests.cases import numpy_alone
+
+pytestmark = numpy_alone
 
 
 @st.composite

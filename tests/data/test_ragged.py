@@ -9,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_seqx.data.ragged import RaggedArray, read
+from tests.cases import numpy_alone
+
+pytestmark = numpy_alone
 
 
 @pytest.fixture(autouse=True)
