@@ -209,13 +209,14 @@ def measure_compilation(effort: SimpleNamespace, system: str) -> Iterator[Record
     states = keras.layers.GRU(32)(keras.layers.Embedding(32, 16, mask_zero=True)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(states))
     model.compile("adam", keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"))
+    shapes: set[tuple[int, ...]] = set()
     for epoch in range(effort.epochs):
         start = time.perf_counter()
         model.fit(data, initial_epoch=epoch, epochs=epoch + 1, shuffle=False, verbose=0)
         times.append(time.perf_counter() - start)
         counts.append(len(compiled))
-    shapes = len(data.report().shapes if system == OURS else data.shapes)
-    values = {"shapes": shapes, "compilations": counts[-1], "in epoch 1": counts[0], "epoch 1, s": times[0]}
+        shapes |= set(data.report().shapes) if system == OURS else data.shapes()
+    values = {"shapes": len(shapes), "compilations": counts[-1], "in epoch 1": counts[0], "epoch 1, s": times[0]}
     values["later epoch, s"] = float(np.median(times[1:]))
     case = f"{effort.trained:,} sequences, {effort.epochs} epochs"
     yield "compilation", case, system, {name: [value] for name, value in values.items()}
@@ -255,11 +256,13 @@ def training_data(effort: SimpleNamespace, system: str) -> Any:
         return LengthBucketing(x, y, batch_size=BATCH, buckets=effort.buckets, remainder="fill", seed=SEED)
 
     class Padded(keras.utils.PyDataset):
-        batches, shapes = cut(np.arange(len(x)), BATCH), set[tuple[int, int]]()
+        batches = cut(np.arange(len(x)), BATCH)
 
         def on_epoch_begin(self):
             self.batches = cut(rng.permutation(len(x)), BATCH)
-            self.shapes.update((len(rows), int(padded[rows].max())) for rows in self.batches)
+
+        def shapes(self):
+            return {(len(rows), int(padded[rows].max())) for rows in self.batches}
 
         def __len__(self):
             return len(self.batches)

@@ -71,7 +71,7 @@ def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
 # --- The model
 
 
-def build_model(frames: np.ndarray, classes: int) -> keras.Model:
+def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
     """Returns a compiled model that standardises by the frames (N, D) of the training series."""
     inputs = keras.Input((None, frames.shape[1]), name="inputs")
     lengths = keras.Input((), dtype="int32", name="lengths")
@@ -83,14 +83,15 @@ def build_model(frames: np.ndarray, classes: int) -> keras.Model:
     model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
     # The mean over the weights, of which the rows that fill batches have none.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
+    schedule = keras.optimizers.schedules.CosineDecay(5e-3, batches, alpha=0.01)
+    model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model
 
 
 def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[str, Any]) -> Any:
     """Returns a trained model, and what part of the steps that it was trained on was valid."""
     data = keras_seqx.LengthBucketing(x, y, **options)
-    model = build_model(np.concatenate(x), classes)
+    model = build_model(np.concatenate(x), classes, epochs * len(data))
     bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["accuracy", "loss", "efficiency"])
 
     def show(epoch: int, logs: dict[str, float]) -> None:
@@ -127,6 +128,7 @@ def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path:
     left.tick_params(length=0)
     left.spines[:].set_visible(False)
     report.plot(right)
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.spines[["top", "right"]].set_visible(False)
     right.legend(loc="upper right", framealpha=1, edgecolor="white")
     figure.suptitle(title, x=0.01, ha="left", size=15, weight="bold")
@@ -139,7 +141,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, metavar="FILE", help=f"labelled series, .ts: {ORIGIN}")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
     parser.add_argument("--folds", type=int, default=5, help="parts that are tested in turn (default: 5)")
-    parser.add_argument("--epochs", type=int, help="how long to train for each (default: 40, with --quick 10)")
+    parser.add_argument("--epochs", type=int, help="how long to train for each (default: 30, with --quick 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the folds, the order, the weights (default: 0)")
     parser.add_argument("--quick", action="store_true", help="two folds and few epochs, to see that it works")
     args = parser.parse_args()
@@ -151,15 +153,16 @@ def main() -> None:
     fewest = np.bincount(speakers).min()
     if len(names) < 2 or not 2 <= args.folds <= fewest:
         parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class, and of classes 2 at least")
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is no folder")
     args.out.mkdir(parents=True, exist_ok=True)
-    epochs = args.epochs or (10 if args.quick else 40)
+    epochs = args.epochs or (10 if args.quick else 30)
 
-    # Where a bucket ends decides what is computed in vain, and nothing else: all folds may share the boundaries.
     # "fill" gives each bucket one shape alone, and so one compilation.
-    options: dict[str, Any] = {"remainder": "fill", "lengths_as_input": "lengths", "seed": args.seed}
-    everything = keras_seqx.LengthBucketing(series, speakers, buckets=2 if args.quick else 4, **options)
-    options["buckets"] = everything.boundaries
-    print(f"{len(series)} series of {len(names)} speakers, {series[0].shape[1]} channels\n\n{everything.report()}")
+    options: dict[str, Any] = {"batch_size": 16, "remainder": "fill", "lengths_as_input": "lengths", "seed": args.seed}
+    options["buckets"] = 2 if args.quick else 4
+    report = keras_seqx.LengthBucketing(series, speakers, **options).report()
+    print(f"{len(series)} series of {len(names)} speakers, {series[0].shape[1]} channels\n\n{report}")
 
     fold_of = deal(speakers, args.folds, args.seed)
     confusion, rows = np.zeros((len(names), len(names)), int), []
@@ -168,7 +171,7 @@ def main() -> None:
         keras.utils.set_random_seed(args.seed)
         began, trained, tested = time.perf_counter(), np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         model, efficiency = train([series[i] for i in trained], speakers[trained], len(names), epochs, options)
-        test = keras_seqx.LengthBucketing([series[i] for i in tested], **options)
+        test = keras_seqx.LengthBucketing([series[i] for i in tested], **options | {"buckets": 1})
         named = test.predict(model, verbose=0).argmax(axis=1)  # in the order of the data
         np.add.at(confusion, (speakers[tested], named), 1)
         accuracy = float(np.mean(named == speakers[tested]))
@@ -180,7 +183,7 @@ def main() -> None:
         print("These are the figures of the quick run.")
     picture = args.out / "vowels_confusion.png"
     title = f"Who speaks: {np.trace(confusion)} of {confusion.sum()} recordings named rightly{note}"
-    draw(confusion, names, everything.report(), title, picture)
+    draw(confusion, names, report, title, picture)
     print(f"\nPicture  {picture}")
 
 

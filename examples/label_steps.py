@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
 
 try:
     import matplotlib
@@ -34,6 +33,8 @@ import keras_seqx
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
 
 CLASSES = ["rest", "climb", "fall", "swing"]
 CHANNELS = ["position", "speed", "current", "heat"]
@@ -56,10 +57,9 @@ def draw_sequences(count: int, rng: np.random.Generator) -> tuple[Sequences, Seq
 
 def draw_sequence(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns one recording (T, D) and the class of its steps (T,)."""
-    classes, speeds, steps = [], [], 0
-    regime = rng.integers(4)
+    classes, speeds, steps, regime = [], [], 0, rng.integers(4)
     while steps < length:
-        duration = rng.integers(6, 25)
+        duration = int(rng.integers(6, 25))
         pace, angle = rng.uniform(0.06, 0.16), 2 * np.pi * (np.arange(duration) / rng.uniform(4, 7) + rng.random())
         speeds.append(pace * [np.zeros(duration), np.ones(duration), -np.ones(duration), 1.5 * np.cos(angle)][regime])
         classes.append(np.full(duration, regime, "int32"))
@@ -96,10 +96,8 @@ def build_model(context: bool) -> keras.Model:
 def fit(title: str, train: Any, validation: Any, context: bool, epochs: int) -> tuple[keras.Model, dict[str, Any]]:
     """Returns a model with the weights of its best epoch, and what training logged."""
     print(f"\n{title}\n", flush=True)
-    callbacks = [keras_seqx.PaddingMonitor(train)]
-    if validation is not None:
-        callbacks.append(keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True))
-    model = build_model(context)
+    best = [keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)] if validation else []
+    callbacks, model = [keras_seqx.PaddingMonitor(train), *best], build_model(context)
     # The data set shuffles by itself, `fit` need not.
     history = model.fit(train, validation_data=validation, epochs=epochs, shuffle=False, callbacks=callbacks)
     return model, history.history
@@ -125,9 +123,8 @@ def print_speeds(runs: dict[str, tuple[Any, dict[str, Any]]]) -> None:
     print(f"{'':28}{'efficiency':>12}{'valid steps/s':>16}{'s/epoch':>10}{'first epoch':>13}")
     for name, (data, history) in runs.items():
         speeds = history["valid_steps_per_second"]
-        seconds = [data.report().valid_steps / speed for speed in (np.median(speeds[1:]), speeds[0])]
-        efficiency = f"{np.mean(history['efficiency']):12.3f}"
-        print(f"{name:28}{efficiency}{np.median(speeds[1:]):16,.0f}{seconds[0]:10.2f}{seconds[1]:13.2f}")
+        efficiency, valid, speed = np.mean(history["efficiency"]), data.report().valid_steps, np.median(speeds[1:])
+        print(f"{name:28}{efficiency:12.3f}{speed:16,.0f}{valid / speed:10.2f}{valid / speeds[0]:13.2f}")
 
 
 def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: float, path: Path) -> None:
@@ -153,12 +150,13 @@ def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: f
         axis.set_title(f"{len(steps)} steps, {np.mean(labels[row] == y[row]):.0%} labelled right", loc="left")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("step")
+    axis.set_xlabel("step (each channel drawn to its own range)")
 
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS]
     figure.legend(handles, CLASSES, loc="outside upper right", ncols=4, frameon=False)
-    figure.suptitle(f"Every step labelled: {accuracy:.1%} right on test sequences", x=0.01, ha="left", size=15, weight="bold")
-    figure.savefig(path, dpi=110)
+    title = f"Every step labelled: {accuracy:.1%} right on test sequences"
+    figure.suptitle(title, x=0.01, ha="left", size=15, weight="bold")
+    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 
@@ -173,13 +171,14 @@ def main() -> None:
         parser.error("--epochs must be at least 2: the first one compiles, and tells nothing of the speed")
     if args.seed < 0:
         parser.error("--seed must be at least 0")
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is no folder")
     args.out.mkdir(parents=True, exist_ok=True)
     size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 20)
-    epochs = args.epochs or epochs
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    x, y = draw_sequences(size, rng)
     x_test, y_test = draw_sequences(size // 4, rng)
+    x, y = draw_sequences(size, rng)
 
     options: dict[str, Any] = {"batch_size": batch_size, "lengths_as_input": "lengths", "seed": args.seed}
     data = keras_seqx.LengthBucketing(x, y, buckets=buckets, **options)
@@ -189,10 +188,10 @@ def main() -> None:
         shapes = train.steps(epoch * len(train), epoch * len(train) + 12)[2]
         print(f"Epoch {epoch + 1} begins with batches of", *shapes[:, 1], "steps")
 
-    model, history = fit("The whole sequence, in buckets", train, validation, True, epochs)
+    model, history = fit("The whole sequence, in buckets", train, validation, True, args.epochs or epochs)
     padded, _ = keras_seqx.LengthBucketing(x, y, buckets=1, **options).split(0.2)
     _, padded_history = fit("The same, padded to the longest, for its speed", padded, None, True, 3)
-    dense, _ = fit("Each step by itself", padded, None, False, max(2, epochs // 2))
+    dense, _ = fit("Each step by itself", padded, None, False, epochs // 2)
 
     print("\nLabelling the test sequences\n", flush=True)
     test = keras_seqx.LengthBucketing(x_test, buckets=buckets, **options)
