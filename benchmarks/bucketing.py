@@ -43,9 +43,9 @@ shapes (B, T) the batches have. tf.data chooses no boundaries: it gets ours or o
 them unless the table says otherwise. Megabatches are {MEGABATCH} random batches, sorted by length and cut again.""",
     "assembly": """Epochs of batches without a model; the systems take turns in one process. Ours also plans the epoch;
 the row below is given the rows and lengths of our batches. tf.data makes the same shapes unshuffled, fed in the fastest
-of three ways, prefetches, and may use every core. The last two rows are parts of the first.""",
+of three ways, prefetches, and may use every core. `RaggedArray.pad` is given the rows and also checks them.""",
     "compilation": """Embedding(32, 16, mask_zero=True), GRU(32) and Dense(1), trained on JAX in processes of their own,
-in turns. Ours fills its batches up. The later epoch is the median one after the first.""",
+in turns. Ours fills its batches up. Epoch 1 includes building; the later epoch is the median one of the others.""",
     "planning": """`sort_into_buckets`, which finds the boundaries, and `plan_epoch`, of int32 lengths alone, each in a
 process of its own. Memory is the peak with the plans of two epochs, as `LengthBucketing` keeps them. The bar for
 100,000,000 lengths is 60 s and 4,000 MB in all.""",

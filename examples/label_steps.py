@@ -132,7 +132,7 @@ def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: f
     order = [row for row in np.argsort([len(row) for row in x], kind="stable") if len(np.unique(y[row])) > 1]
     shown = [order[round(place * (len(order) - 1))] for place in (0.05, 0.5, 0.95)]
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
-    figure = plt.figure(figsize=(14, 7.6), layout="constrained")
+    figure = plt.figure(figsize=(12.5, 6.8), layout="constrained")
     grid = figure.add_gridspec(3, 2, width_ratios=[1, 1.5])
 
     axis = report.plot(figure.add_subplot(grid[:, 0]))
@@ -156,14 +156,14 @@ def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: f
     figure.legend(handles, CLASSES, loc="outside upper right", ncols=4, frameon=False)
     title = f"Every step labelled: {accuracy:.1%} right on test sequences"
     figure.suptitle(title, x=0.01, ha="left", size=15, weight="bold")
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=95, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="the most epochs to train for (default: 20, with --quick 6)")
+    parser.add_argument("--epochs", type=int, help="the most epochs to train for (default: 30, with --quick 6)")
     parser.add_argument("--seed", type=int, default=0, help="of the sequences, their order, the weights (default: 0)")
     parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
     args = parser.parse_args()
@@ -174,7 +174,7 @@ def main() -> None:
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is no folder")
     args.out.mkdir(parents=True, exist_ok=True)
-    size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 20)
+    size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 30)
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     x_test, y_test = draw_sequences(size // 4, rng)

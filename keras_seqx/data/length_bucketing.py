@@ -58,7 +58,8 @@ class LengthBucketing(Passes):
             `{"inputs": x, name: lengths}`, and a dict `x` gets an entry more. A dict `{component: name}` where the
             components of `x` differ in length. Default None.
         num_shards: the number of processes that train together. Each sees its share of every batch, of the same
-            shape at the same step; rows of weight 0 fill the shares up. Default 1.
+            shape at the same step; rows of weight 0 fill the shares up. Several devices of one process need
+            `remainder="fill"` and a `batch_size` that they divide. Default 1.
         shard_index: which of them this is. Default 0.
         window: how many samples of a stream are held, and shuffled. Default 4096.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. More than one worker
@@ -77,7 +78,9 @@ class LengthBucketing(Passes):
     Masking:
         Padding is on the right, and no row is empty or fully masked. Let the model mask it, by `SequenceMask` and
         `lengths_as_input`, by `Masking` or an `Embedding(mask_zero=True)`. Rows that fill batches have weight 0: use
-        `weighted_metrics`, and a loss with `reduction="mean_with_sample_weight"`.
+        `weighted_metrics`, and a loss with `reduction="mean_with_sample_weight"`; Keras takes no `class_weight` beside
+        weights. The loss that Keras reports for an epoch weighs each batch by its rows, those that fill it included;
+        its metrics over steps weigh a batch by its valid steps / T.
 
     Randomness:
         The order of an epoch is a function of the data, the options, the seed and the epoch alone.
@@ -231,7 +234,7 @@ class LengthBucketing(Passes):
         if not isinstance(state, dict) or not {"epoch", "batch", "seed", "fingerprint"} <= set(state):
             raise ValueError(_checks.message(self, "state", "what `state_dict` returned", state, "Save and load that"))
         for name, mine, what in (
-            ("fingerprint", epochs.fingerprint(), "of the same lengths and options"),
+            ("fingerprint", epochs.fingerprint(), "of the same data and options"),
             ("seed", self.seed, "of the same seed"),
         ):
             if state[name] != mine:

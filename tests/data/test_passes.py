@@ -150,8 +150,10 @@ def test_a_count_of_an_earlier_fit_is_not_taken_for_that_of_a_later_one():
 
 def test_a_state_of_other_data_options_or_seed_is_refused():
     state = make().state_dict()
-    for other in (make(buckets=2), make(remainder="fill"), LengthBucketing([np.ones(3)], seed=3)):
-        with pytest.raises(ValueError, match="`state` must be of the same lengths and options"):
+    x, _ = sequences()
+    negated = LengthBucketing([-row for row in x], np.zeros(len(x)), batch_size=4, seed=3)
+    for other in (make(buckets=2), make(remainder="fill"), LengthBucketing([np.ones(3)], seed=3), negated):
+        with pytest.raises(ValueError, match="`state` must be of the same data and options"):
             other.load_state_dict(state)
     with pytest.raises(ValueError, match="`state` must be of the same seed"):
         make(seed=4).load_state_dict(state)
