@@ -98,42 +98,45 @@ def measure_assembly(effort: SimpleNamespace, path: str) -> Iterator[Record]:
     """Makes batches of words and of long frames."""
     letters = [np.array([*map(ord, word)], "int32") for word in read_words(path, effort.words)] if path else []
     for rows in (BATCH, 4 * BATCH) if letters else ():
-        yield from assemble_in_turns(f"CMUdict letters, {rows} rows", letters, rows, effort)
+        yield from assemble_in_turns(f"CMUdict letters, {rows} rows", letters, rows, effort.buckets, effort.rounds)
     rng = np.random.default_rng(SEED)
     frames = [rng.normal(size=(length, 16)).astype("float32") for length in log_normal(LONG, effort.frames)]
-    yield from assemble_in_turns(f"frames of 16 channels, {BATCH} rows", frames, BATCH, effort)
+    yield from assemble_in_turns(
+        f"frames of 16 channels, {BATCH} rows", frames, BATCH, effort.buckets, 7 * effort.rounds
+    )
 
 
-def assemble_in_turns(case: str, sequences: list, rows: int, effort: SimpleNamespace) -> Iterator[Record]:
+def assemble_in_turns(case: str, sequences: list, rows: int, count: int, rounds: int) -> Iterator[Record]:
     """Times epochs of each system, in turns; the first shows that they make the same, and does not count."""
     from keras_seqx import LengthBucketing, RaggedArray
     from keras_seqx.data.options import Options
     from keras_seqx.data.plan import plan_epoch, sort_into_buckets
 
-    options, ragged = Options(batch_size=rows, buckets=effort.buckets), RaggedArray(sequences)
-    data = LengthBucketing(sequences, batch_size=rows, buckets=effort.buckets, seed=SEED)
+    options, ragged = Options(batch_size=rows, buckets=count), RaggedArray(sequences)
+    data = LengthBucketing(sequences, batch_size=rows, buckets=count, seed=SEED)
     buckets = sort_into_buckets(ragged.lengths[:, None], options)
     feed, fed = fastest_feed(sequences, ragged, data.boundaries, rows)
     times: dict[str, list[float]] = {}
-    for epoch in range(effort.rounds + 1):
+    for epoch in range(rounds + 1):
         plan = plan_epoch(buckets, options, SEED, epoch)  # The one that `data` will make.
         chosen, steps = [plan.sequences(i, 0) for i in range(len(plan))], plan.padded[:, 0].tolist()
         sampled = map(np.ndarray.tolist, megabatches(ragged.lengths, rows, epoch))
         systems = {
             OURS: data,
             "pad_sequences, the same rows": pad(sequences, [some.tolist() for some in chosen], steps),
-            f"tf.data, {feed}": fed.as_numpy_iterator(),
+            f"tf.data, {feed}": unpack(fed),
             f"{SAMPLER}, pad_sequences": pad(sequences, sampled, [None] * len(sequences)),
-            "data[i] alone": map(data.__getitem__, range(len(data))),
             "RaggedArray.pad alone": map(ragged.pad, chosen, steps),
+            "data[i] alone": map(data.__getitem__, range(len(data))),
         }
         data.epoch = epoch
         if epoch == 0:
             check_same(*([*batches] for batches in [*systems.values()][:3]))
             continue
-        for name, batches in systems.items():
-            times.setdefault(name, []).append(seconds(batches))
-    for name, each in times.items():
+        *names, last = systems  # The last needs the plan that the first makes.
+        for name in [*np.roll(names, epoch).tolist(), last]:
+            times.setdefault(name, []).append(seconds(systems[name]))
+    for name, each in ((name, times[name]) for name in systems):
         yield "assembly", case, name, {"µs / batch": [1e6 * t for t in each], "batches / s": [1 / t for t in each]}
 
 
@@ -162,6 +165,11 @@ def pad(sequences: list, batches: Iterable[list], steps: Iterable[int | None]) -
     for rows, length in zip(batches, steps, strict=False):
         chosen = [sequences[i] for i in rows]
         yield keras.utils.pad_sequences(chosen, maxlen=length, padding="post", dtype=chosen[0].dtype)
+
+
+def unpack(dataset: Any) -> Iterator[np.ndarray]:
+    """Yields the batches of a tf.data set, which does nothing before."""
+    yield from dataset.as_numpy_iterator()
 
 
 def megabatches(lengths: np.ndarray, rows: int, seed: int) -> Iterator[np.ndarray]:
@@ -322,6 +330,9 @@ def run_child(section: str, argument: str, quick: bool) -> tuple[list[Record], i
     print(section, argument, file=sys.stderr, flush=True)
     backend = "tensorflow" if section in ("efficiency", "assembly") else "jax"
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if section == "assembly":
+        # Else glibc returns what tf.data frees to the system, and every large array of the others is mapped anew.
+        environment |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
     command = [sys.executable, __file__, "--child", section, argument, *["--quick"] * quick]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -5,7 +5,7 @@ LSTM reads it and names the speaker. Every recording is named once by a model th
 
     python examples/classify_vowels.py --data JapaneseVowels_TRAIN.ts
 
-takes about two minutes on two cores, prints the accuracy of each fold and draws `out/vowels_confusion.png`.
+takes about a minute on two cores, prints the accuracy of each fold and draws `out/vowels_confusion.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """

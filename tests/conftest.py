@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("dev", max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), max_examples=10, derandomize=True)
+settings.register_profile("few", parent=settings.get_profile("ci"), max_examples=3)
 settings.register_profile("nightly", parent=settings.get_profile("dev"), max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
