@@ -151,8 +151,10 @@ def main() -> None:
         parser.error("--seed must be at least 0")
     series, speakers, names = read(args.data)
     fewest = np.bincount(speakers).min()
-    if len(names) < 2 or not 2 <= args.folds <= fewest:
-        parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class, and of classes 2 at least")
+    if len(names) < 2 or fewest < 2:
+        parser.error(f"{args.data} must hold two classes at least, and two series of each")
+    if not 2 <= args.folds <= fewest:
+        parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out} is no folder")
     args.out.mkdir(parents=True, exist_ok=True)

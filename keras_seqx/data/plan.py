@@ -70,7 +70,9 @@ def sort_into_buckets(lengths: np.ndarray, options: Options) -> Buckets:
         raise ValueError(_checks.message(OWNER, "max_tokens", needed, options.max_tokens, fix))
     bucket = assign(staying, shapes)
     edges = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(shapes)))])
-    return Buckets(boundaries, rows, lengths, order[np.argsort(bucket, kind="stable")], edges, cut)
+    turn = np.argsort(bucket, kind="stable")
+    order = turn.astype(order.dtype) if len(order) == len(lengths) else order[turn]
+    return Buckets(boundaries, rows, lengths, order, edges, cut)
 
 
 def _settle_overlong(lengths: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, int]:
@@ -162,7 +164,9 @@ class Plan:
     @functools.cached_property
     def valid_steps(self) -> np.ndarray:
         """Steps of sequences in each batch, all shards together, (M,)."""
-        steps = np.concatenate([[0], np.cumsum(self.lengths.sum(axis=1)[self.order])])
+        total = self.lengths[:, 0] if self.lengths.shape[1] == 1 else self.lengths.sum(axis=1)
+        steps = np.zeros(len(self.order) + 1, "int64")
+        np.cumsum(total[self.order], out=steps[1:])
         return steps[self.stop] - steps[self.start]
 
     @functools.cached_property

@@ -12,8 +12,8 @@ from keras_seqx.data.sources import Where, differs, translate
 
 SEQUENCES = "sequences: a list of arrays or lists, a pair `(values, lengths)`, an array (R, T, ...), a column of lists"
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
-# Up to so many numbers a row, one gather of single steps is faster than a copy per row.
-SHORT = 128
+# Up to so many numbers a row, taking all rows at once, padding included, is faster than a copy of each.
+SHORT = 512
 
 
 class RaggedArray:
@@ -119,14 +119,26 @@ class RaggedArray:
         starts, lengths, values = self.starts[rows], self.lengths[rows], self.values
         # `take` would first copy all values that do not lie as in C.
         if length * values.size <= SHORT * len(values) and values.flags.c_contiguous and values.flags.aligned:
-            steps, behind = _counted(length)
-            batch = values.take(np.add.outer(starts, steps), axis=0, mode="clip").astype(kind, copy=False)
-            batch[behind.take(lengths, axis=0, mode="clip")] = padding
+            batch = self._runs(starts, length).astype(kind, copy=False)
+            batch[_behind(length).take(lengths, axis=0, mode="clip")] = padding
             return batch
         batch = np.full((len(starts), length, *self.inner_shape), padding, kind)
         for row, start, size in zip(batch, starts.tolist(), np.minimum(lengths, length).tolist(), strict=True):
             row[:size] = values[start : start + size]
         return batch
+
+    def _runs(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Returns so many steps from each start on, (B, T, ...), whatever sequences they belong to."""
+        values = self.values
+        step = values.nbytes // len(values)
+        if step and length <= len(values):
+            # All runs of the values as one array of opaque items, of which indexing copies each as a whole.
+            runs = np.ndarray(len(values) - length + 1, _item(length * step), values, 0, step)
+            try:
+                return runs[starts].view(values.dtype).reshape(len(starts), length, *self.inner_shape)
+            except IndexError:
+                pass  # With one of the last sequences, whose run would end behind the values.
+        return values.take(np.add.outer(starts, np.arange(length)), axis=0, mode="clip")
 
     def _check_rows(self, rows: Any) -> np.ndarray:
         rows, fix = np.asarray(rows), "Count from 0, or from -1 backwards"
@@ -138,11 +150,16 @@ class RaggedArray:
         return rows.astype(np.intp, copy=False)
 
 
-@functools.lru_cache(maxsize=2 * SHORT)
-def _counted(length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps, (T,), and in row n which of them lie behind n steps, (T + 1, T)."""
-    steps = np.arange(length)
-    return steps, steps >= np.arange(length + 1)[:, None]
+@functools.lru_cache(maxsize=SHORT)
+def _behind(length: int) -> np.ndarray:
+    """Returns, in row n, which of the steps lie behind n steps, (T + 1, T)."""
+    return np.arange(length) >= np.arange(length + 1)[:, None]
+
+
+@functools.lru_cache(maxsize=SHORT)
+def _item(size: int) -> np.dtype:
+    """Returns a dtype of so many bytes."""
+    return np.dtype((np.void, size))
 
 
 def read(source: Any, owner: str = "RaggedArray", argument: str = "source") -> RaggedArray:
