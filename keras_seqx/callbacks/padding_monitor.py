@@ -1,5 +1,6 @@
 """PaddingMonitor: how much of the work is padding, and how far training is."""
 
+import math
 import threading
 import time
 from typing import Any
@@ -68,6 +69,9 @@ class PaddingMonitor(keras.callbacks.Callback):
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         # Of the validation at the epoch's end; a `PaddingMonitor` may also sit in `evaluate`.
         if getattr(self, "_took", 0.0) is None:
+            # What was handed to a device may still be under way: a weight is known when the last step is done.
+            for weight in sorted(self.model.trainable_weights, key=lambda w: math.prod(w.shape))[:1]:
+                keras.ops.convert_to_numpy(weight.value)
             self._took = time.perf_counter() - self._began
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_seqx import _checks
-from keras_seqx.data.components import Components, read_components
+from keras_seqx.data.components import read_components
 from keras_seqx.data.epochs import Epochs
 from keras_seqx.data.options import Options, check_options, check_seed
 from keras_seqx.data.passes import Passes
@@ -105,6 +105,8 @@ class LengthBucketing(Passes):
     [2, 3, 3, 9, 10, 10]
     """
 
+    rows: np.ndarray | None = None
+
     def __init__(
         self,
         x: Any,
@@ -183,26 +185,24 @@ class LengthBucketing(Passes):
             fraction: how much of the data the second one gets, within (0, 1). It is drawn by the seed.
 
         Returns:
-            Two data sets with the boundaries and options of this one, which share its values.
+            Two data sets of the options of this one, which share its values. Each chooses its own boundaries, unless
+            they were given, and has in `rows` the positions of its sequences in this one.
         """
-        components = self._finite("split").given
-        count = len(components.lengths)
+        count = len(self._finite("split").given.lengths)
         if not 0 < fraction < 1 or not 1 <= round(fraction * count) < count:
             text = f"within (0, 1), and leave of {count} sequences some on either side"
             raise ValueError(_checks.message(self, "fraction", text, fraction, "Choose another"))
         rows = np.random.default_rng([self._key]).permutation(count)
         cut = count - round(fraction * count)
-        return self._part(components.take(np.sort(rows[:cut]))), self._part(
-            components.take(np.sort(rows[cut:])),
-            shuffle=False,
-            remainder=self.options.remainder.replace("drop", "keep"),
-        )
+        kept = self.options.remainder.replace("drop", "keep")
+        return self._part(rows[:cut]), self._part(rows[cut:], shuffle=False, remainder=kept)
 
-    def _part(self, components: Components, **options: Any) -> "LengthBucketing":
-        """Returns a data set of other components, with these boundaries."""
+    def _part(self, rows: np.ndarray, **options: Any) -> "LengthBucketing":
+        """Returns a data set of some of the sequences."""
         part = copy.copy(self)
-        part.options = dataclasses.replace(self.options, buckets=self.boundaries, **options)
-        part._open(Epochs(components, part.options, self._key, self.shard_index))
+        part.rows = np.sort(rows)
+        part.options = dataclasses.replace(self.options, **options)
+        part._open(Epochs(self._epochs.given.take(part.rows), part.options, self._key, self.shard_index))
         return part
 
     def state_dict(self) -> dict[str, Any]:

@@ -101,11 +101,12 @@ class BucketingReport:
         lines.append(f"{self.padded_steps:,} padded steps beside {self.valid_steps:,} valid ones")
         lines.append(f"padding to the longest: efficiency {self.efficiency_of_padding_to_longest:.3f}")
         lines.append(f"correlation of consecutive batches' lengths: {self.correlation:.2f}")
-        if self.dropped or self.truncated or self.duplicated:
-            lines.append(
-                f"dropped: {self.dropped:,} ({self.overlong:,} too long), truncated: {self.truncated:,}, "
-                f"filler rows: {self.duplicated:,}"
-            )
+        if self.dropped:
+            lines.append(f"dropped: {self.dropped:,} sequences, {self.overlong:,} of them for their length")
+        if self.truncated:
+            lines.append(f"truncated: {self.truncated:,} sequences")
+        if self.duplicated:
+            lines.append(f"filler rows, of weight 0: {self.duplicated:,}")
         return "\n".join(lines)
 
     def plot(self, ax: Any = None) -> Any:
@@ -141,7 +142,8 @@ class BucketingReport:
         for number, edge in enumerate(edges):
             ax.axvline(edge + 0.5, color="tab:orange", lw=1.5, label=None if number else "padded length of a bucket")
         ax.set(xlabel="length (steps)", ylabel="sequences")
-        ax.legend(frameon=False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(facecolor="white", edgecolor="none", framealpha=0.9)
 
     def _plot_two(self, ax: Any) -> None:
         source, target = self.lengths[:, 0], self.lengths[:, 1]
@@ -154,7 +156,7 @@ class BucketingReport:
             ax.plot([0, s, s], [t, t, 0], color="tab:orange", lw=1, label=label)
         ax.set(xlabel="length of the first (steps)", ylabel="length of the second (steps)")
         ax.set(xlim=(bins[0][0], bins[0][-1] + 1), ylim=(bins[1][0], bins[1][-1] + 1))
-        ax.legend(frameon=False, loc="upper left")
+        ax.legend(facecolor="white", edgecolor="none", framealpha=0.9, loc="upper left")
 
 
 def _staying(buckets: Any) -> np.ndarray:

@@ -235,14 +235,15 @@ def test_flat_values_are_not_copied_and_parts_share_them():
         assert kept.lengths.max() <= 25
 
 
-def test_split_shares_out_every_sequence_and_keeps_the_shapes():
+def test_split_shares_out_every_sequence_and_keeps_the_options():
     lengths = np.random.default_rng(0).integers(1, 50, 100)
     data = LengthBucketing(sequences(lengths, 0), np.arange(100), seed=4, batch_size=8)
     train, validation = data.split(0.2)
     rows = [sorted(row for _, y in part for row in y.tolist()) for part in (train, validation)]
     assert [len(part) for part in rows] == [80, 20]
     assert sorted(rows[0] + rows[1]) == list(range(100))
-    assert set(validation.boundaries) <= set(data.boundaries)
+    assert [part.rows.tolist() for part in (train, validation)] == rows
+    assert len(train.boundaries) == len(validation.boundaries) == 8
     assert not validation.options.shuffle
     again = LengthBucketing(sequences(lengths, 0), np.arange(100), seed=4, batch_size=8).split(0.2)[1]
     assert sorted(row for _, y in again for row in y.tolist()) == rows[1]
