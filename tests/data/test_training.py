@@ -34,10 +34,12 @@ def test_an_epoch_of_few_batches_is_not_skipped(count):
     model, seen = recording_model()
     model.build((None, None, 2))
     model.fit(data, epochs=2, shuffle=False, verbose=0)
-    if BACKEND == "tensorflow" or len(data) > 1:
+    # To build the model, Keras asks for a batch in an epoch of its own, on JAX for one more ahead of that: where these
+    # are all there are, they look like an epoch of training.
+    if len(data) > {"tensorflow": 0, "torch": 1, "jax": 2}[BACKEND]:
         assert seen == rows_of(data, 0) + rows_of(data, 1)
-    else:
-        assert sorted(seen[0]) == sorted(seen[1]) == sorted(rows_of(data, 0)[0])
+    for epoch in (seen[: len(data)], seen[len(data) :]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(1, count + 1))
 
 
 def test_part_of_an_epoch_at_a_time():
