@@ -9,6 +9,8 @@ from keras_seqx.data import BucketingReport as BucketingReport
 from keras_seqx.data import LengthBucketing as LengthBucketing
 from keras_seqx.data import RaggedArray as RaggedArray
 from keras_seqx.layers import AutoregressiveDecoder as AutoregressiveDecoder
+from keras_seqx.layers import MaskedTimeDistributed as MaskedTimeDistributed
+from keras_seqx.layers import RepeatToLength as RepeatToLength
 from keras_seqx.layers import SequenceMask as SequenceMask
 
 __version__ = "0.1.0"
@@ -18,8 +20,10 @@ __all__ = [
     "BucketingReport",
     "LengthBucketing",
     "LengthCurriculum",
+    "MaskedTimeDistributed",
     "PaddingMonitor",
     "RaggedArray",
+    "RepeatToLength",
     "SequenceMask",
     "__version__",
     "callbacks",

@@ -211,7 +211,7 @@ def _jax_jit(layer, *args, **kwargs):
 
     arrays = {k: v for k, v in kwargs.items() if not isinstance(v, (int, bool, type(None)))}
     static = {k: v for k, v in kwargs.items() if k not in arrays}
-    args = tuple(np.asarray(a) if not isinstance(a, (list, tuple)) else a for a in args)
+    args = tuple(np.asarray(a) if not isinstance(a, (list, tuple, dict)) else a for a in args)
     variables = [v.value for v in layer.variables]
     return jax.jit(lambda v, t: pure(v, t, static))(variables, (args, arrays))
 

@@ -57,7 +57,11 @@ def test_everything_public_is_listed_and_documented():
     for name in keras_seqx.__all__:
         assert getattr(keras_seqx, name) is not None
     for room, names, more in (
-        (keras_seqx.layers, ("AutoregressiveDecoder", "SequenceMask"), ("Call arguments:", "Returns:")),
+        (
+            keras_seqx.layers,
+            ("AutoregressiveDecoder", "MaskedTimeDistributed", "RepeatToLength", "SequenceMask"),
+            ("Call arguments:", "Returns:"),
+        ),
         (keras_seqx.data, ("LengthBucketing", "RaggedArray"), ()),
         (keras_seqx.callbacks, ("LengthCurriculum", "PaddingMonitor"), ("Returns:",)),
     ):

@@ -1,0 +1,245 @@
+"""MaskedTimeDistributed: any layer at every timestep, masks right, time folded into the batch."""
+
+import functools
+import inspect
+import math
+import numbers
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_seqx import _checks
+from keras_seqx.layers import mask_metadata, step_context, time_folding
+
+INPUTS_FIX = "Give the time axis after the batch's, as in (B, T, D)"
+MASK_FIX = "Pass one boolean for each step, or let the inputs carry their masks"
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx")
+class MaskedTimeDistributed(keras.layers.Wrapper):
+    """Applies a layer to every timestep.
+
+    Time is folded into the batch, (B, T, ...) to (B * T, ...), for one call of the layer whatever T is, and unfolded
+    behind it. Differs from `keras.layers.TimeDistributed`, whose place it takes with the same weights, in that
+
+    - neither the calls of the layer nor the time of compiling grow with T;
+    - inputs and outputs are tensors or any nested structure of them, of different dtypes and ranks, (B, T) included;
+    - the layer receives the masks of its own axes, and the masks that it makes come back;
+    - masked steps read `masked_value`, and reach no gradient and no batch statistics, whatever the padding contains.
+
+    Args:
+        layer: the layer or model to apply, called with one argument, a tensor or a structure of tensors. It contains no
+            stateful RNN. Wrap a layer of several arguments into a functional model.
+        masked_value: number that outputs have at masked steps.
+        skip_masked: whether to compute valid steps alone: they are gathered, the layer is called on them, and its
+            outputs are put back at their places. Pays where much is masked and the layer costs more than a copy. This
+            needs shapes that depend on values, so it takes effect on torch and on TensorFlow, where Keras then does
+            without XLA; JAX, and XLA where it is enforced, compute all steps. The result is the same.
+        **kwargs: those of every Keras layer.
+
+    Call arguments:
+        inputs: tensor of shape (B, T, ...), or a structure of such tensors with the same B and T.
+        training: whether the layer is called in training mode.
+        mask: boolean tensor of shape (B, T) or deeper, (B, T, W, ...), for all inputs; or a structure like that of the
+            inputs. By default the masks that the inputs carry.
+
+    Returns:
+        What the layer returns, its outputs (B * T, ...) unfolded to (B, T, ...).
+
+    Raises:
+        ValueError: `layer` is no layer or contains a stateful RNN; inputs of rank below 2, or whose B or T disagree; a
+            mask of another shape; the layer returns something else than tensors with a row for each step, or
+            regularizes its activity while steps are masked.
+        TypeError: `masked_value` is no number, or `skip_masked` no bool.
+
+    Masking:
+        A step is valid where the masks of all inputs say so. A mask with more axes than (B, T) says so where any of its
+        entries is true, and goes on to the layer as (B * T, W, ...). Outputs carry the mask that the layer gives them,
+        unfolded, or (B, T) where it gives none. Masked steps are computed on a copy of a valid step's inputs, and
+        a BatchNormalization anywhere in the layer counts valid steps alone. A loss that the layer itself adds by
+        `add_loss` counts all steps.
+
+    Randomness:
+        Drawn for the whole (B * T, ...): dropout differs from step to step.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_seqx import MaskedTimeDistributed
+    >>> words = keras.Input((None, None), dtype="int32")  # (paragraphs, sentences, words)
+    >>> sentence = keras.Sequential([keras.layers.Embedding(100, 8, mask_zero=True), keras.layers.LSTM(4)])
+    >>> paragraph = keras.layers.LSTM(2)(MaskedTimeDistributed(sentence)(words))
+    >>> keras.Model(words, paragraph).predict(np.ones((3, 5, 7), "int32"), verbose=0).shape
+    (3, 2)
+    """
+
+    def __init__(self, layer: Any, *, masked_value: float = 0.0, skip_masked: bool = False, **kwargs: Any):
+        if not isinstance(layer, keras.layers.Layer):
+            fix = "Pass an instance, as in `MaskedTimeDistributed(keras.layers.Dense(8))`"
+            raise ValueError(_checks.message(self, "layer", "a keras.layers.Layer", layer, fix))
+        super().__init__(layer, **kwargs)
+        if isinstance(masked_value, bool) or not isinstance(masked_value, numbers.Real) or math.isnan(masked_value):
+            fix = "Zero is what sums and products downstream expect"
+            raise TypeError(_checks.message(self, "masked_value", "a number", masked_value, fix))
+        if not isinstance(skip_masked, bool):
+            fix = "Say `skip_masked=True` to compute valid steps alone"
+            raise TypeError(_checks.message(self, "skip_masked", "True or False", skip_masked, fix))
+        self.masked_value: float = masked_value
+        self.skip_masked: bool = skip_masked
+        self.supports_masking = True
+        if keras.backend.backend() == "tensorflow":
+            self.supports_jit = not skip_masked
+        self._check_stateless()
+
+    def build(self, input_shape: Any) -> None:
+        shapes: list = []
+        tree.map_shape_structure(shapes.append, input_shape)
+        self._check_shapes(shapes)
+        self._check_stateless()
+        super().build(tree.map_shape_structure(time_folding.fold_shape, input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        flat, masks = self._flatten(inputs, mask)
+        valid = _valid(flat[0], masks)
+        rows, masks = _map(time_folding.fold, flat), _map(time_folding.fold, masks)
+        steps = None
+        if valid is not None:
+            self._check_adds_no_loss()
+            valid = time_folding.fold(valid)
+            skips = self.skip_masked and time_folding.shapes_may_vary()
+            steps = time_folding.ValidSteps(valid) if skips else time_folding.AllSteps(valid)
+            rows, masks = _map(steps.select, rows), _map(steps.select, masks)
+        rows = [self._carrying(x, mask) for x, mask in zip(rows, masks, strict=True)]
+        with step_context.of_steps(self.layer, steps and steps.valid):
+            outputs = self.layer(tree.pack_sequence_as(inputs, rows), training=training)
+        self._check_outputs(outputs, rows[0])
+
+        def unfold(y: Any) -> Any:
+            mask = mask_metadata.read(y)
+            if steps is not None:
+                y, mask = _map(steps.place, [y, mask])
+                y = time_folding.fill(y, valid, self.masked_value)
+            mask = _output_mask(mask, valid, len(y.shape))
+            y = time_folding.unfold(y, flat[0])
+            return y if mask is None else mask_metadata.write(y, time_folding.unfold(mask, flat[0]))
+
+        return tree.map_structure(unfold, outputs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        # Outputs leave `call` with their masks, of which only the layer knows the shapes. A symbolic output has none, as
+        # a functional model would hand it on, whatever masks the layer makes when it runs.
+        masked = any(mask is not None for mask in tree.flatten(previous_mask))
+        if not masked or isinstance(tree.flatten(inputs)[0], keras.KerasTensor):
+            return None
+        return tree.map_structure(mask_metadata.read, self.call(inputs, training=False, mask=previous_mask))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        shapes: list = []
+        tree.map_shape_structure(shapes.append, input_shape)
+        self._check_shapes(shapes)
+        outputs = self.layer.compute_output_shape(tree.map_shape_structure(time_folding.fold_shape, input_shape))
+        return tree.map_shape_structure(lambda shape: (*shapes[0][:2], *shape[1:]), outputs)
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        flat, _ = self._flatten(inputs, mask)
+        rows = tree.map_structure(time_folding.fold, inputs)
+        outputs = self.layer.compute_output_spec(rows)
+        self._check_outputs(outputs, tree.flatten(rows)[0])
+        return tree.map_structure(lambda y: time_folding.unfold(y, flat[0]), outputs)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "masked_value": self.masked_value, "skip_masked": self.skip_masked}
+
+    def _flatten(self, inputs: Any, mask: Any) -> tuple[list, list]:
+        """Returns the tensors of `inputs`, and the mask of each or None, after checking their shapes."""
+        flat = tree.flatten(inputs)
+        self._check_shapes([tuple(x.shape) for x in flat])
+        masks = tree.flatten(mask)
+        if len(masks) == 1:
+            masks = masks * len(flat)
+        if len(masks) != len(flat):
+            what = f"one mask for all inputs, or one for each of the {len(flat)}"
+            raise ValueError(_checks.message(self, "mask", what, len(masks), MASK_FIX, "their number"))
+        for x, m in zip(flat, masks, strict=True):
+            # The last axis of a tensor holds features, as a rule, which a mask need not agree with.
+            size = len(x.shape)
+            fits = m is None or (
+                len(m.shape) >= 2
+                and all(None in (a, b) or a == b for a, b in zip(m.shape[: max(size - 1, 2)], x.shape, strict=False))
+            )
+            if not fits:
+                what = f"of shape (B, T) or deeper, where the input has the shape {tuple(x.shape)}"
+                raise ValueError(_checks.message(self, "mask", what, tuple(m.shape), MASK_FIX, "its shape"))
+        return flat, _map(lambda m: ops.cast(m, "bool"), masks)
+
+    def _carrying(self, x: Any, mask: Any) -> Any:
+        """Returns rows `x` (N, ...) carrying the mask of their own axes, or, for a layer that asks, of the rows."""
+        if mask is None:
+            return x
+        takes_rows = not isinstance(self.layer, keras.Model) and "mask" in inspect.signature(self.layer.call).parameters
+        if len(mask.shape) > 1 or (takes_rows and len(x.shape) == 2):
+            return mask_metadata.write(x, mask)
+        return x
+
+    def _check_shapes(self, shapes: list) -> None:
+        for shape in shapes:
+            if len(shape) < 2:
+                raise ValueError(
+                    _checks.message(self, "inputs", "of shape (B, T, ...)", tuple(shape), INPUTS_FIX, "a shape")
+                )
+            if any(None not in pair and pair[0] != pair[1] for pair in zip(shape[:2], shapes[0][:2], strict=True)):
+                what = "tensors of the same B and T"
+                fix = "Repeat an input without time by `RepeatToLength`"
+                raise ValueError(_checks.message(self, "inputs", what, [tuple(s) for s in shapes], fix, "their shapes"))
+
+    def _check_outputs(self, outputs: Any, row: Any) -> None:
+        for y in tree.flatten(outputs):
+            tensor = isinstance(y, keras.KerasTensor) or ops.is_tensor(y)
+            shape = tuple(y.shape) if tensor else None
+            if not shape or (None not in (shape[0], row.shape[0]) and shape[0] != row.shape[0]):
+                what = "one that returns tensors with a row for each step"
+                received = f"the shape {shape}" if tensor else repr(y)
+                context = f"it returned {received} for inputs of shape {tuple(row.shape)}"
+                fix = "Return tensors of shape (B, ...) for inputs of shape (B, ...)"
+                raise ValueError(_checks.message(self, "layer", what, self.layer, fix, context))
+
+    def _check_stateless(self) -> None:
+        for part in self.layer._flatten_layers():
+            if getattr(part, "stateful", False):
+                fix = "Set `stateful=False`, as every step is a row of the batch of its own"
+                raise ValueError(_checks.message(self, "layer", "without a stateful RNN", self.layer, fix, part.name))
+
+    def _check_adds_no_loss(self) -> None:
+        for part in self.layer._flatten_layers():
+            if part.activity_regularizer is not None:
+                what = "without `activity_regularizer` where steps are masked, as it would count them"
+                fix = "Give it to MaskedTimeDistributed itself, whose outputs are `masked_value` there"
+                raise ValueError(_checks.message(self, "layer", what, self.layer, fix, part.name))
+
+
+# In a weights file Keras addresses a layer by the `__name__` of its class and nothing else. With that of
+# `keras.layers.TimeDistributed`, either layer reads what the other has written. The registered name is the one above.
+MaskedTimeDistributed.__name__ = "TimeDistributed"
+
+
+def _map(function: Any, xs: list) -> list:
+    return [None if x is None else function(x) for x in xs]
+
+
+def _valid(like: Any, masks: list) -> Any:
+    """Returns which steps of `like` (B, T, ...) all masks hold valid, (B, T), or None where nobody has one."""
+    masks = [m if len(m.shape) == 2 else ops.any(m, axis=tuple(range(2, len(m.shape)))) for m in masks if m is not None]
+    outer = step_context.outer_valid(like.shape[0])
+    if outer is not None:
+        masks.append(ops.broadcast_to(ops.expand_dims(outer, 1), ops.shape(like)[:2]))
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def _output_mask(mask: Any, valid: Any, rank: int) -> Any:
+    """Returns the mask of an output of that `rank`: what the layer gave, (N, ...), where the steps are valid, (N,)."""
+    if mask is None:
+        return valid
+    while len(mask.shape) >= max(rank, 2):  # the output has lost that axis
+        mask = ops.any(mask, axis=-1)
+    return mask if valid is None else ops.logical_and(mask, time_folding.expand(valid, mask))
