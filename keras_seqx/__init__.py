@@ -1,8 +1,13 @@
 """keras_seqx: the sequence toolkit for Keras 3."""
 
+import importlib
+from typing import Any
+
 from keras_seqx import callbacks as callbacks
 from keras_seqx import data as data
 from keras_seqx import layers as layers
+from keras_seqx.audit import MaskingAudit as MaskingAudit
+from keras_seqx.audit import audit_masking as audit_masking
 from keras_seqx.callbacks import LengthCurriculum as LengthCurriculum
 from keras_seqx.callbacks import PaddingMonitor as PaddingMonitor
 from keras_seqx.data import BucketingReport as BucketingReport
@@ -21,12 +26,21 @@ __all__ = [
     "LengthBucketing",
     "LengthCurriculum",
     "MaskedTimeDistributed",
+    "MaskingAudit",
     "PaddingMonitor",
     "RaggedArray",
     "RepeatToLength",
     "SequenceMask",
     "__version__",
+    "audit_masking",
     "callbacks",
     "data",
     "layers",
+    "testing",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "testing":  # which is for tests alone, and need not be paid for elsewhere
+        return importlib.import_module("keras_seqx.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

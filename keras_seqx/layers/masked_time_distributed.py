@@ -127,7 +127,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         return tree.map_structure(unfold, outputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        # Outputs leave `call` with their masks, of which only the layer knows the shapes. A symbolic output has none, as
+        # Outputs leave `call` with their masks, of which only the layer knows the shapes. A symbolic output has none:
         # a functional model would hand it on, whatever masks the layer makes when it runs.
         masked = any(mask is not None for mask in tree.flatten(previous_mask))
         if not masked or isinstance(tree.flatten(inputs)[0], keras.KerasTensor):

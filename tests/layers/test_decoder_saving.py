@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_seqx import AutoregressiveDecoder, SequenceMask
+from keras_seqx.testing import check_serialization
 from tests.cases import BACKEND, FEATURES, STACKS, make_cell, normal, randomize
 
 
@@ -110,16 +111,8 @@ def test_loads_in_a_new_process(names, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["functional", "sequential"])
-def test_clone_model_and_weights_files(name, tmp_path):
-    model = make(name)
-    expected = predict(model, name)
-    clone = keras.models.clone_model(model)
-    clone.set_weights(model.get_weights())
-    np.testing.assert_allclose(predict(clone, name), expected, atol=1e-6)
-    model.save_weights(tmp_path / "model.weights.h5")
-    clone = keras.models.clone_model(model)
-    clone.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_allclose(predict(clone, name), expected, atol=1e-6)
+def test_config_files_and_clones(name):
+    check_serialization(make(name), DATA[name])
 
 
 def settings(config):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_seqx import SequenceMask
+from keras_seqx.testing import check_layer
 from tests.cases import normal, to_numpy
 
 
@@ -42,9 +43,10 @@ def test_a_mask_carried_before_stays_in_force():
     np.testing.assert_allclose(model.predict([data, np.array([3], "int32")], verbose=0), [[2.0]])
 
 
-def test_survives_its_config():
-    layer = SequenceMask(name="mask")
-    assert SequenceMask.from_config(layer.get_config()).name == "mask"
+def test_laws():
+    inputs, lengths = [normal(0, 3, 5, 2), np.array([5, 2, 4], "int32")], [[5, 2, 4], None]
+    laws = ["padding_invariance", "padding_invariance_in_training", "batch_independence", "serialization"]
+    check_layer(SequenceMask(name="mask"), inputs, lengths=lengths, attach_masks=False, laws=laws)
 
 
 @pytest.mark.parametrize(

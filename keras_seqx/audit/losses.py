@@ -1,0 +1,93 @@
+"""Whether a model's loss and metrics change with padding."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_seqx import _checks
+from keras_seqx.audit.inputs import to_array
+from keras_seqx.audit.judgement import arguments
+from keras_seqx.audit.recording import Recording
+from keras_seqx.audit.remedies import COUNTED, ENTRANCE
+from keras_seqx.audit.report import AuditRow
+
+MOVED = 1e-4  # relative: losses are sums of very many terms
+
+
+def measure_padded(model: keras.Model, trial: Recording, y: Any) -> tuple[Any, list[dict[str, float]]]:
+    """Returns targets for a padded run, and what `measure` makes of them; nothing of it where the loss takes none."""
+    for targets in _targets(trial) if y is None else [_padded(y, trial)]:
+        try:
+            return targets, measure(model, trial, targets)
+        except Exception as error:
+            if y is not None:
+                what, fix = "targets that the loss accepts", "Pass what `model.evaluate` takes, or no `y`"
+                shapes = [np.shape(own) for own in tree.flatten(y)]
+                raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, "its shapes")) from error
+    return None, []
+
+
+def measure(model: keras.Model, run: Recording, y: Any) -> list[dict[str, float]]:
+    """Returns the loss and the metrics of a run: as they are, and with the masks that the outputs should have had."""
+    flat = zip(tree.flatten(y), tree.flatten(run.outputs), strict=True)
+    cut = [own if own.ndim < 2 or len(out.shape) < 2 else own[:, : out.shape[1]] for own, out in flat]
+    y, measured = tree.pack_sequence_as(y, list(map(ops.convert_to_tensor, cut))), []
+    for restored in (False, True):
+        outputs = arguments(run.calls[-1], restored)
+        model.reset_metrics()
+        values = {"loss": model.compute_loss(x=run.x, y=y, y_pred=outputs)}
+        values = {**model.compute_metrics(run.x, y, outputs), **values}
+        measured.append({name: float(np.mean(ops.convert_to_numpy(value))) for name, value in values.items()})
+    return measured
+
+
+def _padded(y: Any, trial: Recording) -> Any:
+    """Returns targets padded by zeros, where they have the time axis of their output."""
+    outputs, matches = tree.flatten(trial.outputs), trial.calls[-1].arrived
+    flat = [to_array(own) for own in tree.flatten(y)]
+    if [len(own) for own in flat] != [len(out) for out in outputs]:
+        shapes, fix = [own.shape for own in flat], "Pass what `model.evaluate` takes, or no `y`"
+        what = "an array of targets for each output of the model, as many rows as there are in `x`"
+        context = f"its shapes, beside outputs of shapes {[tuple(out.shape) for out in outputs]}"
+        raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, context))
+    for n, (own, out, match) in enumerate(zip(flat, outputs, matches, strict=True)):
+        if own.ndim > 1 and match is not None and match.steps is not None:
+            more = max(0, out.shape[1] - own.shape[1])
+            flat[n] = np.pad(own, [(0, 0), (0, more), *[(0, 0)] * (own.ndim - 2)])
+    return tree.pack_sequence_as(y, flat)
+
+
+def _targets(trial: Recording) -> Iterator[Any]:
+    """Yields made-up targets, of all the kinds that losses ask for."""
+    rng = np.random.default_rng(0)
+    shapes = [tuple(out.shape) for out in tree.flatten(trial.outputs)]
+    for kinds in itertools.product(("dense", "sparse"), repeat=len(shapes)):
+        made = [
+            rng.uniform(size=shape).astype("float32") if kind == "dense" else np.zeros(shape[:-1], "int32")
+            for shape, kind in zip(shapes, kinds, strict=True)
+        ]
+        yield tree.pack_sequence_as(trial.outputs, made)
+
+
+def rows(short: list[dict[str, float]], long: list[dict[str, float]], masked: bool, blamed: bool) -> Iterator[AuditRow]:
+    """Yields a row for the loss and one for each metric.
+
+    Args:
+        short: what `measure` returned of a run.
+        long: the same with more padding.
+        masked: whether a mask came with the outputs.
+        blamed: whether another one lost it.
+    """
+    for name in ("loss", *(name for name in short[0] if name != "loss")):
+        as_is, mended = (_change(a[name], b[name]) for a, b in zip(short, long, strict=True))
+        verdict = "ok" if as_is < MOVED else "leak" if mended >= MOVED else "misled" if blamed else "no mask"
+        remedy = {"leak": COUNTED, "no mask": ENTRANCE}.get(verdict, "")
+        yield AuditRow(name, "loss" if name == "loss" else "metric", masked, False, as_is, verdict, remedy)
+
+
+def _change(a: float, b: float) -> float:
+    return 0.0 if a == b else abs(a - b) / (max(abs(a), abs(b)) or 1.0)

@@ -1,0 +1,191 @@
+"""audit_masking: who in a model breaks the law that padding changes nothing."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_seqx import _checks
+from keras_seqx.audit.alignment import Reference
+from keras_seqx.audit.inputs import Batch, read, read_lengths
+from keras_seqx.audit.judgement import Finding, Judgement
+from keras_seqx.audit.losses import measure, measure_padded
+from keras_seqx.audit.losses import rows as loss_rows
+from keras_seqx.audit.masks import Sources, mask_sources, own_lengths, padded_run
+from keras_seqx.audit.recording import Recording, Refused, data_calls, models
+from keras_seqx.audit.remedies import VERDICTS, class_name, remedy
+from keras_seqx.audit.report import AuditRow, MaskingAudit
+
+
+def audit_masking(
+    model: keras.Model, x: Any, y: Any = None, *, lengths: Any = None, extra_padding: int = 3
+) -> MaskingAudit:
+    """Finds the layers of a model that let padding change valid results.
+
+    The law is that padding changes nothing: no valid output, no loss, no metric, no statistic that a layer keeps for
+    inference; and no row of a batch changes another. The model runs on the rows as they are, without padding, and on
+    the batch with more padding than it came with. Each layer is judged alone: it gets the right inputs even if the
+    layer before it spoils them, so that all offenders are found at once. A layer that goes wrong only because another
+    one lost the mask is called again with the mask restored, and if that helps, the other one is at fault.
+
+    The padding is noise wherever the model has lengths to go by; else the value of its Masking layer, or 0, and the
+    model then runs on the mirror image of `x` too, as a maximum does not see zeros behind larger values. In models
+    that were built for one number of steps, the length is opened for the audit. The layers of nested models are
+    judged, those inside another layer (the cell of an RNN) are not; of a subclassed model the operations between its
+    layers are seen as one, `{name}.call`. The model is left as it was: weights, statistics, metrics, seeds.
+
+    Args:
+        model: a Keras model, compiled if its loss and metrics are to be checked.
+        x: what `model.predict` takes as one batch: an array (B, T, ...) or a list, tuple or dict of arrays. A few rows
+            of two or three lengths say as much as many.
+        y: what `model.evaluate` takes with it. Default None: targets are made up.
+        lengths: integers (B,), the valid steps of each row; where inputs have lengths of their own, a structure of them
+            like `x`, with None for what is no sequence. Default None: those that the masks of the model give to `x`,
+            and all steps where it makes none.
+        extra_padding: number of steps to add, at least 1. Default 3.
+
+    Returns:
+        A `MaskingAudit`. `str()` is the table: a row for every layer, who is at fault, and how to mend it. In a test,
+        `audit_masking(model, x).raise_on_leak()` is all it takes.
+
+    Raises:
+        TypeError: `model` is no Keras model, or `extra_padding` no integer.
+        ValueError: `x`, `y` or `lengths` do not fit, or the model runs at one length only.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras import layers
+    >>> from keras_seqx import audit_masking
+    >>> ids = keras.Input((None,), dtype="int32")
+    >>> words = layers.Embedding(10, 4, mask_zero=True)(ids)
+    >>> louder = layers.GlobalAveragePooling1D()(words * 2)
+    >>> audit = audit_masking(keras.Model(ids, louder), np.array([[3, 7, 5, 1], [4, 9, 0, 0]]))
+    >>> len(audit.leaks), audit.first_leak.startswith("multiply")
+    (1, True)
+    >>> [row.verdict for row in audit.rows]
+    ['ok', 'mask lost', 'misled']
+    >>> better = layers.GlobalAveragePooling1D()(layers.Rescaling(2.0)(words))
+    >>> audit_masking(keras.Model(ids, better), np.array([[3, 7, 5, 1], [4, 9, 0, 0]])).leaks
+    []
+    """
+    extra = _checks.positive_integer("audit_masking", "extra_padding", extra_padding, "Leave it out for 3 steps")
+    if not isinstance(model, keras.Model):
+        fix = "Wrap a layer into a model: `keras.Sequential([layer])`"
+        raise TypeError(_checks.message("audit_masking", "model", "a Keras model", model, fix))
+    x, leaves, time = read(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of every layer that loses a mask; the table says so too.
+        try:
+            if not model.built:
+                model(x, training=False)
+            with _untouched(model):
+                look = Recording(model, x)
+        except Exception as error:
+            shapes, fix = [np.shape(leaf) for leaf in leaves], "Pass what `model.predict` takes"
+            what = "inputs that the model runs on"
+            raise ValueError(_checks.message("audit_masking", "x", what, shapes, fix, "its shapes")) from (
+                error.__cause__ or error
+            )
+        sources = mask_sources(look, leaves, time)
+        if lengths is None:
+            batch = Batch(x, leaves, own_lengths(look, sources, leaves, time))
+        else:
+            batch = Batch(x, leaves, read_lengths(x, leaves, time, lengths))
+        with _untouched(model), _any_length(model):
+            try:
+                audit, fills = _audit(model, batch, y, extra, look, sources)
+                mirrored = batch.mirrored(fills)
+                if mirrored is not None:
+                    other, _ = _audit(model, mirrored, y, extra, look, sources)
+                    audit = max(audit, other, key=lambda found: len(found.leaks))
+                return audit
+            except Refused as refused:
+                number, shapes = refused.args
+                where = f"{look.calls[min(number, len(look.calls) - 1)].name} refused inputs of shapes {shapes}"
+                what, fix = "able to run at other numbers of steps", "Leave the time axis of its layers open"
+                raise ValueError(_checks.message("audit_masking", "model", what, model.name, fix, where)) from None
+
+
+def _audit(
+    model: keras.Model, batch: Batch, y: Any, extra: int, look: Recording, sources: Sources
+) -> tuple[MaskingAudit, list]:
+    """Returns what was found on one batch, and what it was padded with."""
+    calls = data_calls(look)
+    parts = [(rows, Recording(model, x), slice(None)) for rows, x in batch.groups()]
+    reference = Reference(batch.size, parts, calls)
+    trial, fills = padded_run(model, batch, extra, reference, sources)
+    # Before any other run, because what layers add to the loss is that of the last one.
+    targets, long = measure_padded(model, trial, y) if model.compiled else (None, [])
+    short, measured = None, []
+    if long or any(getattr(call.layer, "non_trainable_weights", []) for call in trial.calls[:-1]):
+        short = Recording(model, batch.unpadded(trial.x), reference)
+        measured = measure(model, short, targets) if long else []
+    mixed = None
+    if batch.size > 1 and any(match and match.moved for call in trial.calls for match in call.left):
+        # Only then, because the rows had other company in the reference already.
+        row = batch.size // 2
+        x = tree.map_structure(lambda leaf: leaf if leaf is None else leaf[[row] * batch.size], trial.x)
+        mixed = Recording(model, x, Reference(batch.size, [([row], trial, [row])], calls))
+    judgement = Judgement(reference, trial, short, mixed)
+    rows = [_row(finding) for finding in judgement.findings]
+    if long:
+        masked = any(mask is not None for mask in trial.calls[-1].masks)
+        rows += loss_rows(measured, long, masked, bool(judgement.outputs_blame))
+    return MaskingAudit(tuple(rows), tuple(_notes(model, batch, sources, bool(long)))), fills
+
+
+def _notes(model: keras.Model, batch: Batch, sources: Sources, measured: bool) -> Iterator[str]:
+    if not sources:
+        yield "no layer of the model makes a mask, so nothing tells padding from sequence"
+    if not model.compiled:
+        yield "the loss was not checked, because the model is not compiled"
+    elif not measured:
+        yield "the loss was not checked, because it took no made-up targets: pass `y`"
+    if batch.size == 1:
+        yield "one row cannot show whether rows are independent: pass more"
+
+
+def _row(finding: Finding) -> AuditRow:
+    at_fault = finding.verdict in VERDICTS
+    return AuditRow(
+        finding.name,
+        class_name(type(finding.layer)),
+        finding.mask_in,
+        finding.mask_out,
+        finding.change,
+        finding.verdict,
+        remedy(finding.layer, finding.verdict) if at_fault else "",
+    )
+
+
+@contextlib.contextmanager
+def _untouched(model: keras.Model) -> Iterator[None]:
+    """Puts back what a run changes: statistics, states, seeds and metrics."""
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    saved = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        model.reset_metrics()
+        for variable, value in saved:
+            variable.assign(value)
+
+
+@contextlib.contextmanager
+def _any_length(model: keras.Model) -> Iterator[None]:
+    """Lets models that were declared for one number of steps run at another."""
+    saved = [(part, part.input_spec, set(vars(part))) for part in models(model)]
+    for part, _, _ in saved:
+        part.input_spec = None
+    try:
+        yield
+    finally:
+        for part, spec, own in saved:
+            part.input_spec = spec
+            for name in set(vars(part)) - own:
+                object.__delattr__(part, name)  # the specification follows from its inputs again

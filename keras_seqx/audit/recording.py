@@ -1,0 +1,208 @@
+"""Watches a model at work: what every layer got and gave, call by call."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_seqx.audit.alignment import Match, Reference
+
+
+def mask_of(tensor: Any) -> Any:
+    """Returns the mask that Keras attached to an eager tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def with_mask(tensor: Any, mask: Any) -> Any:
+    """Returns a copy of an eager tensor that carries `mask`."""
+    copy = ops.convert_to_tensor(ops.convert_to_numpy(tensor).copy(), tensor.dtype)
+    copy._keras_mask = ops.convert_to_tensor(mask, "bool")
+    return copy
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of one layer or operation.
+
+    Attributes:
+        layer: what was called.
+        name: its name, behind those of the models that it lies in.
+        owner: the model that called it.
+        args: the positional and the keyword arguments.
+        inputs: the tensors among them.
+        sources: for each of them the number of the call it came from; None for an input of the model and for a mask,
+            and -1 where no call gave it, so that operations in the owner's `call` made it.
+        masks: the mask that each of them carried, or None.
+        arrived: what became of each by padding, None where it has no counterpart.
+        amiss: the masks that should have come with padded ones, by their place, where none came or a wrong one; None
+            if it is not axis 1 that is padded.
+        outputs: the tensors that were computed.
+        left: what became of each of them.
+        returned: the tensors that the model went on with.
+        kept: the mask that each of them carried, or None.
+        strips: whether it took the mask off its inputs, as attention does; then they come from here.
+    """
+
+    layer: Any
+    name: str
+    owner: keras.Model
+    args: Any
+    inputs: list
+    sources: list
+    masks: list
+    arrived: list[Match | None]
+    amiss: dict[int, Any] = dataclasses.field(default_factory=dict)
+    outputs: list = dataclasses.field(default_factory=list)
+    left: list[Match | None] = dataclasses.field(default_factory=list)
+    returned: list = dataclasses.field(default_factory=list)
+    kept: list = dataclasses.field(default_factory=list)
+    strips: bool = False
+
+
+class Refused(Exception):
+    """A model did not run: the number of the call it stopped at, and the shapes of its inputs."""
+
+
+class Recording:
+    """One eager run of a model.
+
+    With a `reference`, every call gets the reference's values in the valid part of its inputs, whatever came before it:
+    each layer is judged alone.
+
+    Attributes:
+        x: what the model was given.
+        calls: the calls, in order; one last stands for the model itself, what it returns being its inputs.
+        outputs: what the model returned, as it is structured.
+    """
+
+    def __init__(self, model: keras.Model, x: Any, reference: Reference | None = None):
+        self.calls: list[Call] = []
+        self._reference = reference
+        self.x = x
+        self._maker: dict[int, int] = {}
+        self._busy = False
+        with contextlib.ExitStack() as stack:
+            for name, layer, owner in operations(model):
+                stack.enter_context(self._watched(layer, name, owner))
+            try:
+                self.outputs = model(tree.map_structure(_to_tensor, x), training=False)
+            except Exception as error:
+                raise Refused(len(self.calls), [np.shape(leaf) for leaf in tree.flatten(x)]) from error
+        call, leaves = self._arrive(model, model.name, model, self.outputs)
+        self.outputs = tree.pack_sequence_as(self.outputs, leaves)
+        self.calls.append(call)
+
+    @contextlib.contextmanager
+    def _watched(self, layer: Any, name: str, owner: keras.Model) -> Iterator[None]:
+        original = layer.call
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._busy:  # inside another layer, maybe in its loop
+                return original(*args, **kwargs)
+            record, leaves = self._arrive(layer, name, owner, (args, kwargs))
+            record.args = args, kwargs = tree.pack_sequence_as((args, kwargs), leaves)
+            self._busy = True
+            try:
+                outputs = original(*args, **kwargs)
+            finally:
+                self._busy = False
+            bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if mask_of(t) is not mask]
+            self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
+            record.strips = bool(bare)
+            leaves = tree.flatten(outputs)
+            record.outputs = [leaf for leaf in leaves if ops.is_tensor(leaf)]
+            leaves, record.returned, record.left = self._align("outputs", leaves)
+            self._maker.update((id(tensor), len(self.calls)) for tensor in record.returned)
+            self.calls.append(record)
+            return tree.pack_sequence_as(outputs, leaves)
+
+        object.__setattr__(layer, "call", call)
+        try:
+            yield
+        finally:
+            object.__delattr__(layer, "call")
+
+    def _arrive(self, layer: Any, name: str, owner: keras.Model, args: Any) -> tuple[Call, list]:
+        if self.calls:  # Keras has attached their masks by now, and the next layer may strip them off.
+            self.calls[-1].kept = [mask_of(tensor) for tensor in self.calls[-1].returned]
+        paths, flat = zip(*tree.flatten_with_path(args), strict=True)
+        tensors = [leaf for leaf in flat if ops.is_tensor(leaf)]
+        sources = [
+            None if len(path) > 1 and str(path[1]).endswith("mask") else self._source(leaf)
+            for path, leaf in zip(paths, flat, strict=True)
+            if ops.is_tensor(leaf)
+        ]
+        leaves, inputs, arrived = self._align("inputs", list(flat))
+        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], arrived)
+        if any(arrived) and self._reference is not None:
+            wrong = self._reference.wrong(len(self.calls), "masks", call.masks, tensors)
+            call.amiss = {
+                n: match.steps
+                for n, (match, mask) in enumerate(zip(arrived, call.masks, strict=True))
+                if match is not None and match.padded and (mask is None or wrong[n])
+            }
+        return call, leaves
+
+    def _source(self, tensor: Any) -> int | None:
+        if id(tensor) in self._maker:
+            return self._maker[id(tensor)]
+        if any(same(x, tensor) for x in tree.flatten(self.x) if x is not None):
+            return None
+        # By value, because Keras may have cast it on the way.
+        made = ((n, own) for n, call in reversed(list(enumerate(self.calls))) for own in call.returned)
+        return next((n for n, own in made if own.dtype != tensor.dtype and same(own, tensor)), -1)
+
+    def _align(self, side: str, leaves: list) -> tuple[list, list, list[Match | None]]:
+        """Returns `leaves` with the reference's values, the tensors among them, and how these matched."""
+        places = [place for place, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
+        tensors = [leaves[place] for place in places]
+        matches: list[Match | None] = [None] * len(places)
+        if self._reference is not None and len(self.calls) in self._reference.calls:
+            matches = self._reference.match(len(self.calls), side, tensors)
+            leaves = list(leaves)
+            for n, match in enumerate(matches):
+                if match is not None and match.change:
+                    aligned = ops.convert_to_tensor(match.aligned, tensors[n].dtype)
+                    if mask_of(tensors[n]) is not None:
+                        aligned._keras_mask = mask_of(tensors[n])
+                    leaves[places[n]] = tensors[n] = aligned
+        return leaves, tensors, matches
+
+
+def operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any, keras.Model]]:
+    """Yields what a model calls, nested models opened: name, layer or operation, and the model it lies in."""
+    for layer in getattr(model, "operations", model.layers):
+        if isinstance(layer, keras.Model):
+            yield from operations(layer, f"{prefix}{layer.name}/")
+        elif not isinstance(layer, keras.layers.InputLayer):
+            yield prefix + layer.name, layer, model
+
+
+def data_calls(run: Recording) -> set[int]:
+    """Returns the calls that a run's outputs are made of; the others only make masks."""
+    found = {n for n, call in enumerate(run.calls) if isinstance(call.layer, keras.Layer)}
+    for number in reversed(range(len(run.calls))):
+        if number in found:
+            found.update(source for source in run.calls[number].sources if source is not None and source >= 0)
+    return found
+
+
+def models(model: keras.Model) -> Iterator[keras.Model]:
+    """Yields a model and those nested in it."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from models(layer)
+
+
+def same(x: Any, y: Any) -> bool:
+    """Returns whether two arrays or tensors have the same values, but for their dtype."""
+    return tuple(x.shape) == tuple(y.shape) and np.allclose(ops.convert_to_numpy(x), ops.convert_to_numpy(y), rtol=1e-2)
+
+
+def _to_tensor(x: Any) -> Any:
+    return None if x is None else ops.convert_to_tensor(x)
