@@ -9,6 +9,8 @@ import pytest
 from keras import ops
 
 from keras_seqx import AutoregressiveDecoder
+from keras_seqx.testing import running
+from keras_seqx.testing.running import to_numpy
 
 BACKEND = keras.backend.backend()
 FEATURES = 3
@@ -182,26 +184,15 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(keras.config.floatx())
 
 
-def to_numpy(x):
-    return keras.tree.map_structure(ops.convert_to_numpy, x)
-
-
 def _eager(layer, *args, **kwargs):
     return layer(*args, **kwargs)
 
 
-def _tf_function(jit_compile):
-    def run(layer, *args, **kwargs):
-        import tensorflow as tf
-
-        return tf.function(lambda: layer(*args, **kwargs), jit_compile=jit_compile)()
-
-    return run
+def _tf_function(mode):
+    return lambda layer, *args, **kwargs: running.compiled(lambda: layer(*args, **kwargs), mode)()
 
 
 def _jax_jit(layer, *args, **kwargs):
-    import jax
-
     if not layer.built:
         layer.build(args[0].shape)
 
@@ -213,35 +204,24 @@ def _jax_jit(layer, *args, **kwargs):
     static = {k: v for k, v in kwargs.items() if k not in arrays}
     args = tuple(np.asarray(a) if not isinstance(a, (list, tuple, dict)) else a for a in args)
     variables = [v.value for v in layer.variables]
-    return jax.jit(lambda v, t: pure(v, t, static))(variables, (args, arrays))
+    return running.compiled(lambda v, t: pure(v, t, static), "jit")(variables, (args, arrays))
 
 
 def gradients(function, layer):
     """Gradients of the scalar `function()` by the trainable variables of `layer`, as arrays."""
     variables = layer.trainable_variables
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
 
-        with tf.GradientTape() as tape:
-            loss = function()
-        return to_numpy(tape.gradient(loss, [v.value for v in variables]))
-    if BACKEND == "jax":
-        import jax
+    def pure(values):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function(), None
 
-        def pure(values):
-            others = [(v, v.value) for v in layer.non_trainable_variables]
-            with keras.StatelessScope([*zip(variables, values, strict=True), *others]):
-                return function()
-
-        return to_numpy(jax.jit(jax.grad(pure))([v.value for v in variables]))
-    import torch
-
-    return to_numpy(list(torch.autograd.grad(function(), [v.value for v in variables])))
+    slopes = running.compiled(running.gradients(pure), running.choose_mode("gradients", None))
+    return to_numpy(slopes([v.value for v in variables])[0])
 
 
 # Every way a layer is run on this backend. Torch has eager execution alone.
 MODES = {
-    "tensorflow": {"eager": _eager, "graph": _tf_function(False), "xla": _tf_function(True)},
+    "tensorflow": {"eager": _eager, "graph": _tf_function("graph"), "xla": _tf_function("xla")},
     "jax": {"eager": _eager, "jit": _jax_jit},
     "torch": {"eager": _eager},
 }[BACKEND]

@@ -125,13 +125,13 @@ def _per_array(owner: str, inputs: Any, lengths: Any) -> list[Any]:
     integers = isinstance(lengths, (list, tuple)) and all(isinstance(n, numbers.Integral) for n in lengths)
     if lengths is None or integers or hasattr(lengths, "shape"):
         return [lengths] * len(tree.flatten(inputs))
-    parts: list[Any] = []
     try:
-        tree.map_structure_up_to(inputs, lambda _, n: parts.append(n), inputs, lengths)
+        # Not appended to a list on the way: the backends walk through a dict in orders of their own.
+        parts = tree.map_structure_up_to(inputs, lambda _, n: lambda: n, inputs, lengths)
     except (ValueError, TypeError) as error:
         text = "integers (B,), or nested as the inputs are"
         raise ValueError(_checks.message(owner, "lengths", text, lengths, LENGTHS_FIX)) from error
-    return parts
+    return [part() for part in tree.flatten(parts)]
 
 
 def _lengths(owner: str, lengths: Any, x: np.ndarray) -> np.ndarray | None:

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from keras import layers
 
 from keras_seqx import MaskedTimeDistributed, RepeatToLength
-from keras_seqx.testing import check_backends_agree, check_layer, check_padding_invariance, modes
+from keras_seqx.testing import check_backends_agree, check_layer, check_padding_invariance, modes, strategies
 from tests.cases import randomize
-from tests.layers.test_masked_time_distributed import CASES, STEPS, draw
+from tests.layers.test_masked_time_distributed import CASES, SKIPPING, STEPS, draw
 
 LAWS = ["padding_invariance", "padding_invariance_in_training", "batch_independence", "serialization"]
-BATCH = st.lists(st.integers(1, STEPS), min_size=3, max_size=3)
+# The longest row has all steps, so that the batches of one mode have few shapes.
+LENGTHS = strategies.lengths(batch_size=3, max_length=STEPS).map(lambda lengths: [STEPS, *lengths[1:]])
 
 
 def randomized(case, inputs, **kwargs):
@@ -23,21 +24,20 @@ def randomized(case, inputs, **kwargs):
     return layer
 
 
-@pytest.mark.parametrize("skip_masked", [False, True])
+@pytest.mark.parametrize("skip_masked", SKIPPING)
 @pytest.mark.parametrize("case", CASES)
 def test_all_laws(case, skip_masked):
     inputs = draw(CASES[case][1], 0)
     check_layer(randomized(case, inputs, skip_masked=skip_masked), inputs, lengths=[4, 1, 2], laws=LAWS)
 
 
-# The longest row has all steps, so that the batches of one mode have few shapes.
 @pytest.mark.parametrize("mode", modes())
 @given(
     case=st.sampled_from(["batch_normalization", "conv2d", "dense", "lstm", "nested", "two_in_two_out"]),
-    lengths=BATCH.map(lambda n: [STEPS, *n[1:]]),
+    lengths=LENGTHS,
     seed=st.integers(0, 1000),
     training=st.booleans(),
-    skip_masked=st.booleans(),
+    skip_masked=st.sampled_from(SKIPPING),
 )
 def test_padding_changes_nothing(mode, case, lengths, seed, training, skip_masked):
     inputs = draw(CASES[case][1], seed)
