@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_seqx import AutoregressiveDecoder
+from keras_seqx import AutoregressiveDecoder, MaskedTimeDistributed, RepeatToLength
 from keras_seqx.audit import audit_masking
 from tests.audit.models import (
     DATA,
@@ -88,6 +88,11 @@ INNOCENTS = {
     "attention": [attention_block],
     "recurrent": [layers.Bidirectional(layers.LSTM(2, return_sequences=True)), layers.GRU(2), layers.Dense(2)],
     "decoder": [lambda h: AutoregressiveDecoder(layers.SimpleRNNCell(4))(h, steps=2)],
+    "every step": [
+        lambda h: RepeatToLength()([layers.LSTM(4)(h), h]),
+        MaskedTimeDistributed(keras.Sequential([layers.Dense(3), layers.BatchNormalization(), layers.ReLU()])),
+        mean(),
+    ],
     "causal convolution that needs no mask": [layers.Conv1D(2, 2, padding="causal"), lambda h: h[:, 0]],
 }
 
@@ -107,6 +112,13 @@ def test_masking_layer_tells_padding_by_its_value(values):
     audit = audit_masking(keras.Sequential([masking, layers.Dense(2), mean()]), values)
     assert [row.mask_out for row in audit.rows] == [True, True, False]
     assert audit.leaks == []
+
+
+def test_padding_below_all_values_is_seen_by_a_maximum():
+    positive = np.abs(X) * (IDS > 0)[..., None] + 1.0 * (IDS > 0)[..., None]
+    net = keras.Sequential([layers.Masking(), layers.GlobalMaxPooling1D(name="pool")])
+    assert audit_masking(net, positive).leaks == ["pool"]
+    assert audit_masking(net, positive[:1, :3]).leaks == ["pool"]
 
 
 def test_embedding_tells_padding_by_zero():
