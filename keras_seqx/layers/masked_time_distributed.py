@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
@@ -112,7 +113,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
             rows, masks = _map(steps.select, rows), _map(steps.select, masks)
         rows = [self._carrying(x, mask) for x, mask in zip(rows, masks, strict=True)]
         with step_context.of_steps(self.layer, steps and steps.valid):
-            outputs = self.layer(tree.pack_sequence_as(inputs, rows), training=training)
+            outputs = self._call_layer(inputs, rows, training)
         self._check_outputs(outputs, rows[0])
 
         def unfold(y: Any) -> Any:
@@ -172,6 +173,13 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
                 what = f"of shape (B, T) or deeper, where the input has the shape {tuple(x.shape)}"
                 raise ValueError(_checks.message(self, "mask", what, tuple(m.shape), MASK_FIX, "its shape"))
         return flat, _map(lambda m: ops.cast(m, "bool"), masks)
+
+    def _call_layer(self, inputs: Any, rows: list, training: bool | None) -> Any:
+        pieces = time_folding.pieces(self.layer, rows)
+        if pieces == 1:
+            return self.layer(tree.pack_sequence_as(inputs, rows), training=training)
+        borders = np.linspace(0, rows[0].shape[0], pieces + 1).astype(int)[1:-1].tolist()
+        return ops.concatenate([self.layer(part) for part in ops.split(rows[0], borders)], axis=0)
 
     def _carrying(self, x: Any, mask: Any) -> Any:
         """Returns rows `x` (N, ...) carrying the mask of their own axes, or, for a layer that asks, of the rows."""

@@ -5,6 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+# Layers of one tensor whose rows are independent of each other, and without state or chance.
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+
 
 def fold(x: Any) -> Any:
     """Returns `x` of shape (B, T, ...) as (B * T, ...)."""
@@ -47,6 +50,19 @@ def shapes_may_vary() -> bool:
 
         return not GraphOrParentsInXlaContext(get_default_graph())
     return keras.backend.backend() == "torch"
+
+
+def pieces(layer: Any, rows: list) -> int:
+    """Returns in how many calls of `layer` its `rows` are best computed: one, unless it is a convolution on a CPU.
+
+    There XLA derives one convolution of a large batch by its kernel at half the speed of several smaller ones.
+    """
+    if keras.backend.backend() != "jax" or not isinstance(layer, CONVOLUTIONS) or layer.activity_regularizer:
+        return 1
+    import jax
+
+    count = rows[0].shape[0]  # which is symbolic where JAX exports
+    return max(1, min(8, count // 16)) if jax.default_backend() == "cpu" and isinstance(count, int) else 1
 
 
 class AllSteps:

@@ -289,6 +289,23 @@ def test_one_model_at_any_length():
     np.testing.assert_allclose(model.predict([longer, np.array([4, 2])], verbose=0), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_many_steps_of_a_convolution(mode):
+    """Where its rows are computed in several calls, the numbers and the gradients are those of one."""
+    x, lengths = normal(0, 5, 31, 6, 2), [31, 1, 7, 20, 30]
+    layer = built(lambda: layers.Conv1D(3, 2), x)
+    outputs, _ = run(layer, x, lengths, mode)
+    valid = np.arange(31) < np.array(lengths)[:, None]
+    np.testing.assert_allclose(outputs[valid], to_numpy(layer.layer(x[valid])), atol=1e-5)
+    weights = ops.convert_to_tensor(normal(1, *outputs.shape) * valid[..., None, None])
+    tensor = masked(x, lengths)
+    received = gradients(lambda: ops.sum(layer(tensor) * weights), layer)
+    rows, row_weights = x[valid], ops.convert_to_tensor(normal(1, *outputs.shape)[valid])
+    expected = gradients(lambda: ops.sum(layer.layer(rows) * row_weights), layer)
+    for a, b in zip(received, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 class Recorder(keras.layers.Layer):
     """Records how it is called."""
 
