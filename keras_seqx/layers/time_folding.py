@@ -57,7 +57,7 @@ def pieces(layer: Any, rows: list) -> int:
 
     There XLA derives one convolution of a large batch by its kernel at half the speed of several smaller ones.
     """
-    if keras.backend.backend() != "jax" or not isinstance(layer, CONVOLUTIONS) or layer.activity_regularizer:
+    if keras.backend.backend() != "jax" or type(layer) not in CONVOLUTIONS or layer.activity_regularizer:
         return 1
     import jax
 
