@@ -4,6 +4,7 @@
     masked Dense      the same under a mask that half of the steps are padding in
     Conv2D            8 filters of 3 x 3 at (8, T, 16, 16, 3)
     small model       Conv2D, BatchNormalization, ReLU, GlobalAveragePooling2D and Dense at (8, T, 16, 16, 3)
+    larger model      two Conv2D of 16 and 32 filters and a Dense at (8, T, 24, 24, 3)
 
     python benchmarks/time_distributed.py --backend jax --steps 20 200 --markdown
 
@@ -30,7 +31,7 @@ from decoder import BACKENDS, Effort, check_same, formatted, in_turns, machine, 
 
 OURS, THEIRS = "MaskedTimeDistributed", "TimeDistributed"
 CASES = ("Dense", "masked Dense", "Conv2D", "small model")
-SKIPPING = ("masked Dense", "masked Conv2D", "masked small model")
+SKIPPING = ("masked Dense", "masked Conv2D", "masked small model", "masked larger model")
 FIRST = ("first training step", "first prediction", "peak memory")
 LATER = ("training step", "prediction")
 # Shares of the steps that are padding, and ways to run a model, where shapes may depend on values.
@@ -70,13 +71,17 @@ def layer(case: str) -> Any:
         return layers.Conv2D(8, 3)
     if case.endswith("Conv2D"):  # Keras' losses take no mask (B, T) for images
         return keras.Sequential([layers.Conv2D(8, 3), layers.Flatten()])
+    if case.endswith("larger model"):
+        parts = [layers.Conv2D(16, 3, activation="relu"), layers.Conv2D(32, 3, strides=2, activation="relu")]
+        return keras.Sequential([*parts, layers.Flatten(), layers.Dense(32)])
     parts = [layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()]
     return keras.Sequential([*parts, layers.Dense(8)])
 
 
 def data(case: str, steps: int, padded: float = 0.5) -> list[np.ndarray]:
     """Returns the inputs, and lengths that leave a share of the steps for padding."""
-    shape = (32, steps, 64) if case.endswith("Dense") else (8, steps, 16, 16, 3)
+    side = 24 if case.endswith("larger model") else 16
+    shape = (32, steps, 64) if case.endswith("Dense") else (8, steps, side, side, 3)
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
     return [x, np.full(len(x), max(1, round(steps * (1 - padded))), "int32")]
 
