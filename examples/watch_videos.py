@@ -8,7 +8,7 @@ A ball flies about in a box and bounces off its walls; videos of it are 8 to 24 
 
     python examples/watch_videos.py
 
-takes about three minutes on two cores, scores all of them on videos that they have not seen, up to 48 frames long, and
+takes about four minutes on two cores, scores all of them on videos that they have not seen, up to 48 frames long, and
 draws `out/watch_videos.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
