@@ -82,7 +82,8 @@ def gradients(function: Callable) -> Callable:
 
         values = [v.detach().requires_grad_() for v in values]
         with torch.enable_grad():
-            scalar, rest = function(values, *others)
+            # Copies, as a layer may work in place, which torch does not allow on what is differentiated by.
+            scalar, rest = function([v.clone() for v in values], *others)
         if not scalar.requires_grad:
             return list(map(torch.zeros_like, values)), rest
         return list(torch.autograd.grad(scalar, values, allow_unused=True, materialize_grads=True)), rest

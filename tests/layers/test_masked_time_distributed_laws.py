@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_seqx import MaskedTimeDistributed, RepeatToLength
 from keras_seqx.testing import check_backends_agree, check_layer, check_padding_invariance, modes, strategies
+from keras_seqx.testing.serialization import other_backends
 from tests.cases import randomize
 from tests.layers.test_masked_time_distributed import CASES, SKIPPING, STEPS, draw
 
@@ -59,6 +60,7 @@ def test_words_that_make_their_own_masks():
     np.testing.assert_allclose(model.predict(wider, verbose=0), model.predict(ids, verbose=0), atol=1e-6)
 
 
+@pytest.mark.skipif(not other_backends(), reason="there is no other backend to agree with")
 def test_backends_agree():
     inputs = draw(CASES["model"][1], 0)
     check_backends_agree(randomized("model", inputs), inputs, lengths=[4, 1, 2])

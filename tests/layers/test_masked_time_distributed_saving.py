@@ -93,7 +93,7 @@ def test_a_weights_file_of_other_shapes_is_told(tmp_path):
         tmp_path / "a.weights.h5"
     )
     other = keras.Sequential([keras.Input((5, 4)), MaskedTimeDistributed(layers.Dense(2))])
-    with pytest.raises(ValueError, match=r"\(4, 2\).*4, 3\b"):
+    with pytest.raises(ValueError, match=r"4, 2\b.*4, 3\b"):
         other.load_weights(tmp_path / "a.weights.h5")
 
 
