@@ -94,11 +94,9 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         self._check_stateless()
 
     def build(self, input_shape: Any) -> None:
-        shapes: list = []
-        tree.map_shape_structure(shapes.append, input_shape)
-        self._check_shapes(shapes)
+        folded, _ = self._fold_shapes(input_shape)
         self._check_stateless()
-        super().build(tree.map_shape_structure(time_folding.fold_shape, input_shape))
+        super().build(folded)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         flat, masks = self._flatten(inputs, mask)
@@ -136,11 +134,9 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         return tree.map_structure(mask_metadata.read, self.call(inputs, training=False, mask=previous_mask))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        shapes: list = []
-        tree.map_shape_structure(shapes.append, input_shape)
-        self._check_shapes(shapes)
-        outputs = self.layer.compute_output_shape(tree.map_shape_structure(time_folding.fold_shape, input_shape))
-        return tree.map_shape_structure(lambda shape: (*shapes[0][:2], *shape[1:]), outputs)
+        folded, batch_and_time = self._fold_shapes(input_shape)
+        outputs = self.layer.compute_output_shape(folded)
+        return tree.map_shape_structure(lambda shape: (*batch_and_time, *shape[1:]), outputs)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         flat, _ = self._flatten(inputs, mask)
@@ -151,6 +147,13 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "masked_value": self.masked_value, "skip_masked": self.skip_masked}
+
+    def _fold_shapes(self, input_shape: Any) -> tuple[Any, tuple]:
+        """Returns the shapes of the rows, structured as the inputs, and (B, T), after checking the shapes."""
+        shapes: list = []
+        tree.map_shape_structure(shapes.append, input_shape)
+        self._check_shapes(shapes)
+        return tree.map_shape_structure(time_folding.fold_shape, input_shape), tuple(shapes[0][:2])
 
     def _flatten(self, inputs: Any, mask: Any) -> tuple[list, list]:
         """Returns the tensors of `inputs`, and the mask of each or None, after checking their shapes."""
