@@ -1,0 +1,248 @@
+"""Which unit of the source becomes which of the target: by path, name, structure and shape, never by position.
+
+Every rule narrows the candidates down to a scope and asks the same question there, `_pair`: is there exactly one unit
+on either side with these shapes, or does their place in the graph of layers tell them apart? Where neither holds,
+nothing is paired.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from keras_seqx import _checks
+from keras_seqx.transfer.units import Unit
+from keras_seqx.transfer.wiring import Wiring, colours
+
+Units = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ambiguity:
+    """Units of equal shapes among which nothing decides."""
+
+    sources: tuple[Unit, ...]
+    targets: tuple[Unit, ...]
+
+
+@dataclasses.dataclass
+class Match:
+    """What was found.
+
+    Attributes:
+        pairs: the source's unit for units of the target, both by number.
+        clashes: the same where the shapes differ, for whoever knows what to do about it.
+        ambiguities: where several would do.
+    """
+
+    pairs: dict[int, int]
+    clashes: dict[int, int]
+    ambiguities: list[Ambiguity]
+
+
+class Matcher:
+    """Pairs the units of two models.
+
+    Args:
+        sources: the units of the source.
+        targets: those of the target.
+        wirings: the graphs of both, fewer where one is not known.
+    """
+
+    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit], wirings: Sequence[Wiring]):
+        self.sources, self.targets = sources, targets
+        self.pairs: dict[int, int] = {}
+        self.clashes: dict[int, int] = {}
+        self.undecided: dict[Any, tuple[list[int], list[int]]] = {}
+        self.places: list[tuple[list[Any], list[Any]]] = []
+        if len(wirings) == 2:
+            self.places = [colours(*wirings, readers=True), colours(*wirings, readers=False)]
+
+    def match(self, scopes: Iterable[tuple[Units, Units]]) -> Match:
+        """Returns the pairs, those of the `scopes` that the user asked for first."""
+        for sources, targets in scopes:
+            self._pair(sources, targets, exact, asked=True)
+            self._pair(sources, targets, roughly, asked=True)
+        everything = range(len(self.sources)), range(len(self.targets))
+        for similar in (exact, roughly):
+            for label in (lambda unit: [unit.given_names], lambda unit: [(n,) for n in reversed(unit.given_names)]):
+                self._pair_by(label, similar)
+            paired = -1
+            while paired != len(self.pairs) + len(self.clashes):  # what is paired leaves fewer to choose among
+                paired = len(self.pairs) + len(self.clashes)
+                self._pair(*everything, similar)
+            if similar is exact:
+                self.undecided = self._classes(*everything, exact)
+        return Match(self.pairs, self.clashes, self._ambiguities())
+
+    def _pair_by(self, label: Callable[[Unit], list], similar: Callable) -> None:
+        """Pairs within the units of one label, the given names of a path or one of them, after the other."""
+        for name in dict.fromkeys(name for unit in self.targets for name in label(unit) if name):
+            sources = [i for i, unit in enumerate(self.sources) if name in label(unit)]
+            targets = [i for i, unit in enumerate(self.targets) if name in label(unit)]
+            self._pair(sources, targets, similar)
+
+    def _pair(self, sources: Units, targets: Units, similar: Callable[[Unit], Any], asked: bool = False) -> None:
+        """Pairs what is not yet paired of two lists of units, class of similar ones by class."""
+        found = self.pairs if similar is exact else self.clashes
+        for key, (some, others) in self._classes(sources, targets, similar).items():
+            pairs = self._decide(some, others)
+            rivals = any(sum(similar(u) == key for u in side) > 1 for side in (self.sources, self.targets))
+            alone = len(some) == len(others) == 1
+            for t, s in pairs.items():
+                # Names that people gave and that differ outweigh a place in the graph, but for the last of a class.
+                differ = rivals and self._names_differ(s, t)
+                if asked or not differ or (alone and any(ours[s] == theirs[t] for ours, theirs in self.places)):
+                    found[t] = s
+
+    def _classes(self, sources: Units, targets: Units, similar: Callable) -> dict[Any, tuple[list[int], list[int]]]:
+        """Returns the units not yet paired, those of the source and of the target, in classes of similar ones."""
+        used = {*self.pairs.values(), *self.clashes.values()}
+        settled = {*self.pairs, *self.clashes, *(i for _, others in self.undecided.values() for i in others)}
+        classes: dict[Any, tuple[list[int], list[int]]] = {}
+        for i in targets:
+            if i not in settled:
+                classes.setdefault(similar(self.targets[i]), ([], []))[1].append(i)
+        for i in sources:
+            if i not in used and similar(self.sources[i]) in classes:
+                classes[similar(self.sources[i])][0].append(i)
+        return {key: both for key, both in classes.items() if both[0]}
+
+    def _decide(self, sources: list[int], targets: list[int]) -> dict[int, int]:
+        """Returns pairs {target: source} within one class: the only two, or those that one evidence tells apart."""
+        if len(sources) == len(targets) == 1:
+            return {targets[0]: sources[0]}
+        pairs: dict[int, int] = {}
+        for of_sources, of_targets in self.places:
+            pairs |= self._by(
+                [i for i in sources if i not in pairs.values()],
+                [i for i in targets if i not in pairs],
+                of_sources.__getitem__,
+                of_targets.__getitem__,
+            )
+        return pairs or self._by_address(sources, targets)
+
+    def _by(self, sources: Units, targets: Units, of_source: Callable, of_target: Callable) -> dict[int, int]:
+        """Pairs those whose value occurs once on either side."""
+        ours, theirs = [of_source(i) for i in sources], [of_target(i) for i in targets]
+        return {
+            t: sources[ours.index(value)]
+            for t, value in zip(targets, theirs, strict=True)
+            if ours.count(value) == theirs.count(value) == 1
+        }
+
+    def _by_address(self, sources: list[int], targets: list[int]) -> dict[int, int]:
+        """Pairs by where Keras' files keep them, if the whole class is kept in the same places.
+
+        That is Keras' own rule for its files, and all that there is where a graph is not known. Where both graphs are
+        known and do not agree, the automatic names have to agree as well.
+        """
+        of = (lambda unit: unit.path + ":" + unit.address) if self.places else (lambda unit: unit.address)
+        ours = {of(self.sources[i]): i for i in sources}
+        theirs = {of(self.targets[i]): i for i in targets}
+        if ours.keys() != theirs.keys():
+            return {}
+        pairs = {i: ours[address] for address, i in theirs.items()}
+        return pairs if self._made_in_one_order(pairs) else {}
+
+    def _made_in_one_order(self, pairs: dict[int, int]) -> bool:
+        """Whether the numbers of automatic names, which tell in what order layers were made, rise on both sides."""
+        numbers: dict[str, list[tuple[int, int]]] = {}
+        for t, s in pairs.items():
+            ours, theirs = self.sources[s].numbers, self.targets[t].numbers
+            for stem in ours.keys() & theirs.keys():
+                numbers.setdefault(stem, []).append((ours[stem], theirs[stem]))
+        return all(
+            (a[0] - b[0]) * (a[1] - b[1]) >= 0 for both in numbers.values() for a, b in itertools.pairwise(sorted(both))
+        )
+
+    def _names_differ(self, source: int, target: int) -> bool:
+        """Whether both were named by somebody, and not alike: their place alone does not outweigh that."""
+        ours, theirs = self.sources[source].given_names, self.targets[target].given_names
+        return bool(ours) and bool(theirs) and not set(ours) & set(theirs)
+
+    def _ambiguities(self) -> list[Ambiguity]:
+        return [
+            Ambiguity(tuple(self.sources[i] for i in some), tuple(self.targets[i] for i in others))
+            for some, others in self.undecided.values()
+            if not all(self.targets[i].is_setting for i in others)
+        ]
+
+
+def exact(unit: Unit) -> Any:
+    """Equal for units of the same shapes."""
+    return unit.signature
+
+
+def roughly(unit: Unit) -> Any:
+    """Equal for units whose shapes could differ by a length, a width, a number of classes."""
+    return (unit.direction, unit.is_gru, tuple(len(shape) for shape in unit.shapes))
+
+
+def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], roots: tuple[str, str]) -> list:
+    """Returns what a user's mapping asks to pair: lists of units of the source and of the target.
+
+    Args:
+        mapping: {source: target}: names or paths of layers, of which everything below is meant, or a regular
+            expression for the source's path and its replacement.
+        sources: the units of the source.
+        targets: those of the target.
+        roots: the names of both models, which may lead a path.
+    """
+    fix = "Give {source: target}, names or paths as in the report, or a regular expression and its replacement"
+    if not isinstance(mapping, dict) or not all(isinstance(text, str) for item in mapping.items() for text in item):
+        raise TypeError(_checks.message("transfer_weights", "mapping", "a dict of str to str", mapping, fix))
+    scopes = []
+    for key, value in mapping.items():
+        some = _select(key, sources, roots[0])
+        groups = {value: some} if some else _by_expression(key, value, sources)
+        if not groups:
+            where = "name, path or expression of layers of the source"
+            known = f"the source has {_listed(sources)}"
+            if _select(key, targets, roots[1]):
+                known = f"{key!r} is of the target, and a mapping goes from source to target; {known}"
+            raise ValueError(_checks.message("transfer_weights", "mapping", where, key, fix, known))
+        for to, some in groups.items():
+            others = _select(to, targets, roots[1])
+            if not others:
+                where, known = "to layers of the target", f"the target has {_listed(targets)}"
+                raise ValueError(_checks.message("transfer_weights", "mapping", where, {key: to}, fix, known))
+            scopes.append((some, others))
+    return scopes
+
+
+def _select(text: str, units: Sequence[Unit], root: str) -> list[int]:
+    """Returns the units at a path, below it, or below a layer of that name."""
+    text = text.strip("/").removeprefix(root + "/")
+    for fits in (
+        lambda unit: unit.path == text or unit.path.startswith(text + "/") or unit.address == text,
+        lambda unit: any(step.name == text for step in unit.steps),
+    ):
+        found = [i for i, unit in enumerate(units) if fits(unit)]
+        if found:
+            return found
+    return []
+
+
+def _by_expression(key: str, value: str, units: Sequence[Unit]) -> dict[str, list[int]]:
+    """Returns {where to: units} of those whose path, or the front part of it, the expression matches as a whole."""
+    groups: dict[str, list[int]] = {}
+    try:
+        for i, unit in enumerate(units):
+            names = unit.path.split("/")
+            for depth in range(len(names), 0, -1):
+                matched = re.fullmatch(key, "/".join(names[:depth]))
+                if matched:
+                    groups.setdefault(matched.expand(value), []).append(i)
+                    break
+    except (re.error, IndexError) as error:
+        fix = "Write it as for `re.sub`"
+        what = "a valid regular expression and replacement"
+        raise ValueError(_checks.message("transfer_weights", "mapping", what, {key: value}, fix, str(error))) from error
+    return groups
+
+
+def _listed(units: Sequence[Unit], most: int = 20) -> str:
+    paths = list(dict.fromkeys(unit.path for unit in units))
+    return ", ".join(map(repr, paths[:most])) + (f" and {len(paths) - most} more" if len(paths) > most else "")
