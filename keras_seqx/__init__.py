@@ -6,6 +6,7 @@ from typing import Any
 from keras_seqx import callbacks as callbacks
 from keras_seqx import data as data
 from keras_seqx import layers as layers
+from keras_seqx import transfer as transfer
 from keras_seqx.audit import MaskingAudit as MaskingAudit
 from keras_seqx.audit import audit_masking as audit_masking
 from keras_seqx.callbacks import LengthCurriculum as LengthCurriculum
@@ -17,6 +18,9 @@ from keras_seqx.layers import AutoregressiveDecoder as AutoregressiveDecoder
 from keras_seqx.layers import MaskedTimeDistributed as MaskedTimeDistributed
 from keras_seqx.layers import RepeatToLength as RepeatToLength
 from keras_seqx.layers import SequenceMask as SequenceMask
+from keras_seqx.transfer import TransferReport as TransferReport
+from keras_seqx.transfer import change_timesteps as change_timesteps
+from keras_seqx.transfer import transfer_weights as transfer_weights
 
 __version__ = "0.1.0"
 
@@ -31,12 +35,16 @@ __all__ = [
     "RaggedArray",
     "RepeatToLength",
     "SequenceMask",
+    "TransferReport",
     "__version__",
     "audit_masking",
     "callbacks",
+    "change_timesteps",
     "data",
     "layers",
     "testing",
+    "transfer",
+    "transfer_weights",
 ]
 
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "data": {"_checks"},
     "callbacks": {"_checks"},
     "audit": {"_checks"},
+    "transfer": {"_checks"},
     "testing": {"_checks", "layers", "data"},
 }
 
@@ -67,6 +68,7 @@ def test_everything_public_is_listed_and_documented():
         ),
         (keras_seqx.data, ("LengthBucketing", "RaggedArray"), ()),
         (keras_seqx.callbacks, ("LengthCurriculum", "PaddingMonitor"), ("Returns:",)),
+        (keras_seqx.transfer, ("change_timesteps", "transfer_weights"), ("Returns:",)),
     ):
         for name in names:
             assert getattr(keras_seqx, name) is getattr(room, name)
