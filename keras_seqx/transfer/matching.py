@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_seqx import _checks
 from keras_seqx.transfer.units import Unit
-from keras_seqx.transfer.wiring import Wiring, colours
+from keras_seqx.transfer.wiring import Wiring, are_alike, colours
 
 Units = Sequence[int]
 
@@ -58,6 +58,9 @@ class Matcher:
         self.places: list[tuple[list[Any], list[Any]]] = []
         if len(wirings) == 2:
             self.places = [colours(*wirings, readers=True), colours(*wirings, readers=False)]
+        ours, theirs = ({unit.address: i for i, unit in enumerate(side)} for side in (sources, targets))
+        self.alike = bool(self.places) and ours.keys() == theirs.keys()
+        self.alike = self.alike and are_alike(*wirings, {i: ours[address] for address, i in theirs.items()})
 
     def match(self, scopes: Iterable[tuple[Units, Units]]) -> Match:
         """Returns the pairs, those of the `scopes` that the user asked for first."""
@@ -135,16 +138,17 @@ class Matcher:
     def _by_address(self, sources: list[int], targets: list[int]) -> dict[int, int]:
         """Pairs by where Keras' files keep them, if the whole class is kept in the same places.
 
-        That is Keras' own rule for its files, and all that there is where a graph is not known. Where both graphs are
-        known and do not agree, the automatic names have to agree as well.
+        That is Keras' own rule for its files. It is right where it makes the two graphs one, twins and all; where a
+        graph is not known it is all that there is; elsewhere the automatic names have to agree as well.
         """
-        of = (lambda unit: unit.path + ":" + unit.address) if self.places else (lambda unit: unit.address)
+        by_path = bool(self.places) and not self.alike
+        of = (lambda unit: unit.path + ":" + unit.address) if by_path else (lambda unit: unit.address)
         ours = {of(self.sources[i]): i for i in sources}
         theirs = {of(self.targets[i]): i for i in targets}
         if ours.keys() != theirs.keys():
             return {}
         pairs = {i: ours[address] for address, i in theirs.items()}
-        return pairs if self._made_in_one_order(pairs) else {}
+        return pairs if self.alike or self._made_in_one_order(pairs) else {}
 
     def _made_in_one_order(self, pairs: dict[int, int]) -> bool:
         """Whether the numbers of automatic names, which tell in what order layers were made, rise on both sides."""

@@ -67,6 +67,17 @@ def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int
         current, distinct = refined, len(numbers)
 
 
+def are_alike(a: Wiring, b: Wiring, to_a: dict[int, int]) -> bool:
+    """Whether a map of the units of `b` to those of `a` leaves everything as it is: who reads what, and the outputs."""
+
+    def mapped(refs: tuple[Ref, ...]) -> tuple[Ref, ...]:
+        return tuple(to_a[ref] if isinstance(ref, int) else ref for ref in refs)
+
+    return [mapped(refs) for refs in b.outputs] == a.outputs and all(
+        b.tags[i] == a.tags[to_a[i]] and mapped(b.reads[i]) == a.reads[to_a[i]] for i in range(len(b.tags))
+    )
+
+
 def _keys(side: Wiring, colour: list[int], readers: bool) -> list[Any]:
     def of(ref: Ref) -> Any:
         return colour[ref] if isinstance(ref, int) else ref

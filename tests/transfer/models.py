@@ -61,6 +61,13 @@ def attention():
     return keras.Model(tokens, layers.GlobalAveragePooling1D()(hidden))
 
 
+def twins():
+    """Towers that nothing tells apart: either pairing is right, half of one and half of the other is not."""
+    x = _sequence()
+    towers = [layers.Dense(4)(layers.Dense(4, "tanh")(x)) for _ in range(2)]
+    return keras.Model(x, layers.Add()(towers))
+
+
 def branches():
     """Two inputs, and branches of equal shapes that the order of a concatenation alone tells apart."""
     x, lengths = _sequence(), keras.Input((), dtype="int32")
@@ -116,6 +123,7 @@ MODELS = {
         nested,
         attention,
         branches,
+        twins,
         subclassed,
     )
 }
