@@ -60,7 +60,9 @@ class Matcher:
             self.places = [colours(*wirings, readers=True), colours(*wirings, readers=False)]
         ours, theirs = ({unit.address: i for i, unit in enumerate(side)} for side in (sources, targets))
         self.alike = bool(self.places) and ours.keys() == theirs.keys()
-        self.alike = self.alike and are_alike(*wirings, {i: ours[address] for address, i in theirs.items()})
+        self.alike = self.alike and are_alike(
+            wirings[0], wirings[1], {i: ours[address] for address, i in theirs.items()}
+        )
 
     def match(self, scopes: Iterable[tuple[Units, Units]]) -> Match:
         """Returns the pairs, those of the `scopes` that the user asked for first."""
