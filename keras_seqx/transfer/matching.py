@@ -5,6 +5,7 @@ on either side with these shapes, or does their place in the graph of layers tel
 nothing is paired.
 """
 
+import collections
 import dataclasses
 import itertools
 import re
@@ -54,12 +55,18 @@ class Matcher:
         self.sources, self.targets = sources, targets
         self.pairs: dict[int, int] = {}
         self.clashes: dict[int, int] = {}
-        self.undecided: dict[Any, tuple[list[int], list[int]]] = {}
+        self.used: set[int] = set()
+        self.undecided: set[int] = set()
+        self.counts: dict[Any, list[collections.Counter]] = {
+            similar: [collections.Counter(map(similar, side)) for side in (sources, targets)]
+            for similar in (exact, roughly)
+        }
         self.places: list[tuple[list[Any], list[Any]]] = []
         if len(wirings) == 2:
-            self.places = [colours(*wirings, readers=True), colours(*wirings, readers=False)]
+            found = (colours(wirings[0], wirings[1], readers=readers) for readers in (True, False))
+            self.places = [place for place in found if place is not None]
         ours, theirs = ({unit.address: i for i, unit in enumerate(side)} for side in (sources, targets))
-        self.alike = bool(self.places) and ours.keys() == theirs.keys()
+        self.alike = len(wirings) == 2 and ours.keys() == theirs.keys()
         self.alike = self.alike and are_alike(
             wirings[0], wirings[1], {i: ours[address] for address, i in theirs.items()}
         )
@@ -78,39 +85,41 @@ class Matcher:
                 paired = len(self.pairs) + len(self.clashes)
                 self._pair(*everything, similar)
             if similar is exact:
-                self.undecided = self._classes(*everything, exact)
-        return Match(self.pairs, self.clashes, self._ambiguities())
+                open_ = self._classes(*everything, exact).values()
+                self.undecided = {i for _, targets in open_ for i in targets}
+        return Match(self.pairs, self.clashes, [a for both in open_ if (a := self._ambiguity(*both))])
 
     def _pair_by(self, label: Callable[[Unit], list], similar: Callable) -> None:
         """Pairs within the units of one label, the given names of a path or one of them, after the other."""
-        for name in dict.fromkeys(name for unit in self.targets for name in label(unit) if name):
-            sources = [i for i, unit in enumerate(self.sources) if name in label(unit)]
-            targets = [i for i, unit in enumerate(self.targets) if name in label(unit)]
-            self._pair(sources, targets, similar)
+        ours: dict[Any, list[int]] = {}
+        theirs: dict[Any, list[int]] = {}
+        for labelled, units in ((ours, self.sources), (theirs, self.targets)):
+            for i, unit in enumerate(units):
+                for name in label(unit):
+                    labelled.setdefault(name, []).append(i)
+        for name, targets in theirs.items():
+            if name:
+                self._pair(ours.get(name, []), targets, similar)
 
     def _pair(self, sources: Units, targets: Units, similar: Callable[[Unit], Any], asked: bool = False) -> None:
         """Pairs what is not yet paired of two lists of units, class of similar ones by class."""
-        found = self.pairs if similar is exact else self.clashes
         for key, (some, others) in self._classes(sources, targets, similar).items():
-            pairs = self._decide(some, others)
-            rivals = any(sum(similar(u) == key for u in side) > 1 for side in (self.sources, self.targets))
             alone = len(some) == len(others) == 1
-            for t, s in pairs.items():
+            for t, s in self._decide(some, others).items():
                 # Names that people gave and that differ outweigh a place in the graph, but for the last of a class.
-                differ = rivals and self._names_differ(s, t)
+                differ = self._names_differ(s, t) and max(count[key] for count in self.counts[similar]) > 1
                 if asked or not differ or (alone and any(ours[s] == theirs[t] for ours, theirs in self.places)):
-                    found[t] = s
+                    (self.pairs if similar is exact else self.clashes)[t] = s
+                    self.used.add(s)
 
     def _classes(self, sources: Units, targets: Units, similar: Callable) -> dict[Any, tuple[list[int], list[int]]]:
         """Returns the units not yet paired, those of the source and of the target, in classes of similar ones."""
-        used = {*self.pairs.values(), *self.clashes.values()}
-        settled = {*self.pairs, *self.clashes, *(i for _, others in self.undecided.values() for i in others)}
         classes: dict[Any, tuple[list[int], list[int]]] = {}
         for i in targets:
-            if i not in settled:
+            if not (i in self.pairs or i in self.clashes or i in self.undecided):
                 classes.setdefault(similar(self.targets[i]), ([], []))[1].append(i)
         for i in sources:
-            if i not in used and similar(self.sources[i]) in classes:
+            if i not in self.used and similar(self.sources[i]) in classes:
                 classes[similar(self.sources[i])][0].append(i)
         return {key: both for key, both in classes.items() if both[0]}
 
@@ -120,22 +129,11 @@ class Matcher:
             return {targets[0]: sources[0]}
         pairs: dict[int, int] = {}
         for of_sources, of_targets in self.places:
-            pairs |= self._by(
-                [i for i in sources if i not in pairs.values()],
-                [i for i in targets if i not in pairs],
-                of_sources.__getitem__,
-                of_targets.__getitem__,
-            )
+            taken = set(pairs.values())
+            ours = _unique([i for i in sources if i not in taken], of_sources)
+            theirs = _unique([i for i in targets if i not in pairs], of_targets)
+            pairs |= {t: ours[place] for place, t in theirs.items() if place in ours}
         return pairs or self._by_address(sources, targets)
-
-    def _by(self, sources: Units, targets: Units, of_source: Callable, of_target: Callable) -> dict[int, int]:
-        """Pairs those whose value occurs once on either side."""
-        ours, theirs = [of_source(i) for i in sources], [of_target(i) for i in targets]
-        return {
-            t: sources[ours.index(value)]
-            for t, value in zip(targets, theirs, strict=True)
-            if ours.count(value) == theirs.count(value) == 1
-        }
 
     def _by_address(self, sources: list[int], targets: list[int]) -> dict[int, int]:
         """Pairs by where Keras' files keep them, if the whole class is kept in the same places.
@@ -168,12 +166,15 @@ class Matcher:
         ours, theirs = self.sources[source].given_names, self.targets[target].given_names
         return bool(ours) and bool(theirs) and not set(ours) & set(theirs)
 
-    def _ambiguities(self) -> list[Ambiguity]:
-        return [
-            Ambiguity(tuple(self.sources[i] for i in some), tuple(self.targets[i] for i in others))
-            for some, others in self.undecided.values()
-            if not all(self.targets[i].is_setting for i in others)
-        ]
+    def _ambiguity(self, sources: list[int], targets: list[int]) -> Ambiguity | None:
+        units = tuple(self.targets[i] for i in targets)
+        return None if all(u.is_setting for u in units) else Ambiguity(tuple(self.sources[i] for i in sources), units)
+
+
+def _unique(units: list[int], values: Sequence[Any]) -> dict[Any, int]:
+    """Returns {value: unit} of those whose value no other has."""
+    counts = collections.Counter(values[i] for i in units)
+    return {values[i]: i for i in units if counts[values[i]] == 1}
 
 
 def exact(unit: Unit) -> Any:

@@ -82,22 +82,22 @@ class Unit:
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     layer: Any = None
 
-    @property
+    @functools.cached_property
     def path(self) -> str:
         """The names from the model down; the address where a name is not known."""
         return "/".join(step.name or step.attribute for step in self.steps)
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         """Where Keras' files keep it: "layers/lstm_1/cell"."""
         return "/".join(step.attribute for step in self.steps)
 
-    @property
+    @functools.cached_property
     def given_names(self) -> tuple[str, ...]:
         """The names on the path that somebody chose."""
         return tuple(step.name for step in self.steps if step.is_named)
 
-    @property
+    @functools.cached_property
     def numbers(self) -> dict[str, int]:
         """The numbers of the automatic names on the path: {"time_distributed": 0, "dense": 3}."""
         names = [step.name for step in self.steps if step.name and not step.is_named]
@@ -109,16 +109,16 @@ class Unit:
         """Whether it is a scalar that sets something (a probability of teacher forcing) and nothing learnt."""
         return all(weight.shape == () and not getattr(weight.variable, "trainable", False) for weight in self.weights)
 
-    @property
+    @functools.cached_property
     def direction(self) -> str:
         """Which half of a Bidirectional it lies in: forward units never pair with backward ones."""
         return "/".join(part for part in self.address.split("/") if part in ("forward_layer", "backward_layer"))
 
-    @property
+    @functools.cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         return tuple(weight.shape for weight in self.weights)
 
-    @property
+    @functools.cached_property
     def signature(self) -> tuple:
         """Equal for units that could take each other's weights.
 
@@ -130,7 +130,7 @@ class Unit:
             shapes[2] = (2, shapes[0][-1])
         return (self.direction, tuple(shapes))
 
-    @property
+    @functools.cached_property
     def is_gru(self) -> bool:
         if len(self.weights) not in (2, 3) or any(len(weight.shape) != 2 for weight in self.weights[:2]):
             return False

@@ -13,6 +13,7 @@ from keras_seqx.transfer import configs
 from keras_seqx.transfer.units import Unit
 
 NODE_LIMIT = 100_000
+WORK_LIMIT = 20_000_000  # colours; a chain of 3,000 layers takes as many
 Ref = int | tuple[str, int]  # a unit, or an input of the model
 Values = list[tuple[Ref, ...]]  # for each tensor, where it comes from
 
@@ -44,8 +45,8 @@ def wire(config: Any, units: list[Unit]) -> Wiring | None:
     return wiring
 
 
-def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int]]:
-    """Returns the colours of the units of two models, comparable with each other.
+def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int]] | None:
+    """Returns the colours of the units of two models, comparable with each other; None if that takes too long.
 
     Args:
         a: the one.
@@ -55,8 +56,9 @@ def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int
     sides = (a, b)
     numbers: dict[Any, int] = {}
     current = [[numbers.setdefault(tag, len(numbers)) for tag in side.tags] for side in sides]
-    distinct = 0
-    while True:
+    distinct = work = 0
+    while work < WORK_LIMIT:
+        work += len(a.reads) + len(b.reads)
         numbers.clear()
         refined = [
             [numbers.setdefault(key, len(numbers)) for key in _keys(side, colour, readers)]
@@ -65,6 +67,7 @@ def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int
         if len(numbers) == distinct:
             return refined[0], refined[1]
         current, distinct = refined, len(numbers)
+    return None
 
 
 def are_alike(a: Wiring, b: Wiring, to_a: dict[int, int]) -> bool:

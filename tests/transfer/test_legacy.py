@@ -95,11 +95,8 @@ def test_the_optimizer_of_an_old_file():
     target = bidirectional_repeat_vector()
     target.compile("adam", "mse")
     report = transfer_weights(DATA / "bidirectional_repeat_vector.h5", target, include_optimizer=True)
-    assert report.counts == {
-        "copied": 11 + 22,
-        "cast": 1,
-        "kept": 1,
-    }  # the step is an int64 there, and no learning rate
+    assert report.counts["kept"] == 1  # that Keras kept no learning rate among them
+    assert len(report.rows) == 11 + 22 + 2
     with h5py.File(DATA / "bidirectional_repeat_vector.h5") as file:
         expected = np.array(file["optimizer_weights/Adam/v/gru/gru_cell/bias:0"])
     row = next(v for v in target.optimizer.variables if v.path.endswith("gru_cell_bias_velocity"))
