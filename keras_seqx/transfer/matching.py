@@ -148,15 +148,20 @@ class Matcher:
         if ours.keys() != theirs.keys():
             return {}
         pairs = {i: ours[address] for address, i in theirs.items()}
-        return pairs if self.alike or self._made_in_one_order(pairs) else {}
+        return pairs if self.alike or self._names_agree(pairs) else {}
 
-    def _made_in_one_order(self, pairs: dict[int, int]) -> bool:
-        """Whether the numbers of automatic names, which tell in what order layers were made, rise on both sides."""
+    def _names_agree(self, pairs: dict[int, int]) -> bool:
+        """Whether the same layers were named by somebody, and the rest made in the same order.
+
+        The numbers of automatic names tell that order. A file that knows no names contradicts nothing.
+        """
         numbers: dict[str, list[tuple[int, int]]] = {}
         for t, s in pairs.items():
-            ours, theirs = self.sources[s].numbers, self.targets[t].numbers
-            for stem in ours.keys() & theirs.keys():
-                numbers.setdefault(stem, []).append((ours[stem], theirs[stem]))
+            source, target = self.sources[s], self.targets[t]
+            if source.given_names != target.given_names and any(step.name for step in source.steps):
+                return False
+            for stem in source.numbers.keys() & target.numbers.keys():
+                numbers.setdefault(stem, []).append((source.numbers[stem], target.numbers[stem]))
         return all(
             (a[0] - b[0]) * (a[1] - b[1]) >= 0 for both in numbers.values() for a, b in itertools.pairwise(sorted(both))
         )
@@ -206,14 +211,14 @@ def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], ro
         groups = {value: some} if some else _by_expression(key, value, sources)
         if not groups:
             where = "name, path or expression of layers of the source"
-            known = f"the source has {_listed(sources)}"
+            known = f"the source has {listed(sources)}"
             if _select(key, targets, roots[1]):
                 known = f"{key!r} is of the target, and a mapping goes from source to target; {known}"
             raise ValueError(_checks.message("transfer_weights", "mapping", where, key, fix, known))
         for to, some in groups.items():
             others = _select(to, targets, roots[1])
             if not others:
-                where, known = "to layers of the target", f"the target has {_listed(targets)}"
+                where, known = "to layers of the target", f"the target has {listed(targets)}"
                 raise ValueError(_checks.message("transfer_weights", "mapping", where, {key: to}, fix, known))
             scopes.append((some, others))
     return scopes
@@ -250,6 +255,14 @@ def _by_expression(key: str, value: str, units: Sequence[Unit]) -> dict[str, lis
     return groups
 
 
-def _listed(units: Sequence[Unit], most: int = 20) -> str:
+def is_meant(key: str, unit: Unit) -> bool:
+    """Whether a name, a path or an expression means a unit, or a layer that it lies in."""
+    names = unit.path.split("/")
+    paths = ["/".join(names[:depth]) for depth in range(1, len(names) + 1)]
+    return key in names or any(key == path or re.fullmatch(key, path) for path in paths)
+
+
+def listed(units: Sequence[Unit], most: int = 20) -> str:
+    """Returns the paths of units, for an error."""
     paths = list(dict.fromkeys(unit.path for unit in units))
     return ", ".join(map(repr, paths[:most])) + (f" and {len(paths) - most} more" if len(paths) > most else "")

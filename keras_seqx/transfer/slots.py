@@ -12,6 +12,7 @@ from keras_seqx.transfer.conversions import Inexact, Move, copy, resized
 from keras_seqx.transfer.sources import File, Source
 from keras_seqx.transfer.units import Unit, Weight
 
+SEED = "seed_generator_state"
 # What Keras 1 and 2 called the slots that today's optimizers keep as these attributes.
 OLD_SLOTS = {
     "_momentums": ("m", "momentum"),
@@ -61,11 +62,11 @@ def slots_of(optimizer: keras.optimizers.Optimizer) -> list[Slot]:
 
 
 def moves(source: Source, target: keras.Model, pairs: list[tuple[Unit, Unit]], weights: list[Move]) -> list[Move]:
-    """Returns what to do for every variable of the target's optimizer.
+    """Returns what to do for every variable of the target's optimizer, and for its random states.
 
     Args:
         source: where it comes from.
-        target: a compiled model; its optimizer is built if it is not.
+        target: a compiled model.
         pairs: the units that belong together, of the source and of the target.
         weights: what is done for the weights; a slot goes where its weight goes.
     """
@@ -77,7 +78,8 @@ def moves(source: Source, target: keras.Model, pairs: list[tuple[Unit, Unit]], w
     if kind is not None and kind not in kinds:
         fix = "Compile the target with the source's kind of optimizer"
         raise _refusal(f"the source has {kind}, the target {kinds[0]}", fix)
-    if not optimizer.built:
+    if not optimizer.built:  # one like it shows what there will be, and leaves the target as it is
+        optimizer = type(optimizer).from_config(optimizer.get_config())
         optimizer.build(target.trainable_variables)
     slots = slots_of(optimizer)
     if not isinstance(source.origin, File):
@@ -87,7 +89,16 @@ def moves(source: Source, target: keras.Model, pairs: list[tuple[Unit, Unit]], w
     else:
         find = _in_file(source, source.origin, slots, pairs)
     by_target = {id(move.target.variable): move for move in weights}
-    return [_move(slot, by_target.get(id(slot.weight)), find) for slot in slots]
+    of_slots = [_move(slot, by_target.get(id(slot.weight)), find) for slot in slots]
+    return of_slots + ([] if isinstance(source.origin, File) else _seeds(source.origin, target))
+
+
+def _seeds(source: keras.Model, target: keras.Model) -> list[Move]:
+    """Dropout goes on as well, where the two models draw in the same places; files do not keep random states."""
+    ours, theirs = ([v for v in m.non_trainable_variables if v.name == SEED] for m in (source, target))
+    if len(ours) != len(theirs):
+        return []
+    return [copy(*(live.weight_of(v, v.path) for v in pair)) for pair in zip(ours, theirs, strict=True)]
 
 
 def _move(slot: Slot, of_weight: Move | None, find: Any) -> Move:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_seqx import _checks
 from keras_seqx.transfer import conversions, slots, sources
 from keras_seqx.transfer.conversions import Inexact, Move
-from keras_seqx.transfer.matching import Ambiguity, Match, Matcher, scopes_of
+from keras_seqx.transfer.matching import Ambiguity, Match, Matcher, is_meant, listed, scopes_of
 from keras_seqx.transfer.report import TransferReport, TransferRow
 from keras_seqx.transfer.sources import Source
 from keras_seqx.transfer.transaction import Transaction
@@ -99,7 +99,11 @@ def transfer_weights(
         moves = list(of_weights)
         if include_optimizer:
             pairs = [(opened.units[s], theirs.units[t]) for t, s in match.pairs.items()]
-            moves += slots.moves(opened, target, pairs, of_weights)
+            of_optimizer = slots.moves(opened, target, pairs, of_weights)
+            if not (dry_run or target.optimizer.built):
+                target.optimizer.build(target.trainable_variables)
+                of_optimizer = slots.moves(opened, target, pairs, of_weights)
+            moves += of_optimizer
         _carry_out(moves, theirs, source, dry_run)
         return _report(opened, theirs, match, plan, moves[len(of_weights) :], dry_run)
 
@@ -117,13 +121,18 @@ def _ways(on_mismatch: str | dict[str, str], units: list[Unit]) -> list[str]:
     """Returns what to do with each unit of the target, should nothing fit it."""
     if isinstance(on_mismatch, str):
         return [on_mismatch] * len(units)
-    ways = ["error"] * len(units)
-    for i, unit in enumerate(units):
-        prefixes = ["/".join(unit.path.split("/")[:n]) for n in range(1, len(unit.steps) + 1)]
-        names = {*prefixes, *(step.name for step in unit.steps)}
-        for key, way in on_mismatch.items():
-            if key in names or any(re.fullmatch(key, prefix) for prefix in prefixes):
-                ways[i] = way
+    ways, fix = ["error"] * len(units), "Name layers of the target, by a path, a name or a regular expression"
+    for key, way in on_mismatch.items():
+        try:
+            named = [i for i, unit in enumerate(units) if is_meant(key, unit)]
+        except re.error as error:
+            what = "of valid regular expressions"
+            raise ValueError(_checks.message(OWNER, "on_mismatch", what, {key: way}, fix, str(error))) from error
+        if not named:
+            known = f"the target has {listed(units)}"
+            raise ValueError(_checks.message(OWNER, "on_mismatch", "of layers of the target", {key: way}, fix, known))
+        for i in named:
+            ways[i] = way
     return ways
 
 

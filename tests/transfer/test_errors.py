@@ -60,6 +60,16 @@ CASES = {
         ValueError,
         "`on_mismatch` must be one of",
     ),
+    "on_mismatch of no layer": (
+        lambda: (network(), network(), {"on_mismatch": {"head": "skip"}}),
+        ValueError,
+        "`on_mismatch` must be of layers of the target. .*'head'.*the target has 'dense_2', 'dense_3'",
+    ),
+    "on_mismatch by no expression": (
+        lambda: (network(), network(), {"on_mismatch": {"(dense": "skip"}}),
+        ValueError,
+        "`on_mismatch` must be of valid regular expressions",
+    ),
     "mapping of what": (
         lambda: (network(), network(), {"mapping": ["dense"]}),
         TypeError,

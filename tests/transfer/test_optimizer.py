@@ -56,6 +56,36 @@ def test_training_continues(optimizer, kind, tmp_path):
     assert_same(source.get_weights(), target.get_weights(), 1e-6)
 
 
+def test_dropout_continues():
+    def network():
+        model = keras.Sequential(
+            [keras.Input((5, 4)), layers.LSTM(4, dropout=0.3), layers.Dropout(0.5), layers.Dense(4)]
+        )
+        model.compile("adam", "mse")
+        return model
+
+    source, target = randomize(network()), network()
+    for _ in range(2):
+        source.train_on_batch(X, Y[:, 0])
+    transfer_weights(source, target, include_optimizer=True)
+    losses = []
+    for model in (source, target):
+        keras.utils.set_random_seed(2)  # torch draws some of its masks from a generator of its own
+        losses.append([float(model.train_on_batch(X, Y[:, 0])) for _ in range(3)])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_optimizer_that_has_not_been_built(dry_run):
+    source, target = randomize(network()), network()
+    train(source, 2)
+    assert not target.optimizer.built
+    planned = transfer_weights(source, target, include_optimizer=True, dry_run=dry_run)
+    assert target.optimizer.built is not dry_run
+    assert planned.rows == transfer_weights(source, target, include_optimizer=True).rows
+    np.testing.assert_allclose(train(target, 2), train(source, 2), rtol=1e-6)
+
+
 def test_training_continues_in_another_layer():
     source, target = randomize(network()), network(cells=True)
     train(source, 3)
