@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from typing import Any
 
 from keras_seqx.transfer import configs
@@ -66,5 +67,8 @@ def _steps(address: str, names: dict[str, str], known: set[str], config: Any) ->
     current = config or {}
     for attribute, prefix in places:
         current = configs.child(current, attribute)
-        steps.append(Step(attribute, names.get(prefix) or configs.name_of(current), configs.kind_of(current)))
+        # Within a list, the address is made of the class.
+        stem = re.sub(r"_\d+$", "", attribute.rpartition("/")[2]) if "/" in attribute else ""
+        kind = configs.kind_of(current) or stem
+        steps.append(Step(attribute, names.get(prefix) or configs.name_of(current), kind))
     return tuple(steps)
