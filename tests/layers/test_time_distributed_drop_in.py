@@ -80,7 +80,9 @@ def test_masks_that_do_not(shape):
         MaskedTimeDistributed(layers.Dense(units=5))(np.zeros((4, 5, 3)), mask=np.ones(shape, dtype=bool))
 
 
-@pytest.mark.parametrize("make", [lambda: layers.LSTM(3), lambda: layers.Conv1D(2, 2), layers.Flatten], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda: layers.LSTM(3), lambda: layers.Conv1D(2, 2), layers.Flatten], ids=["lstm", "conv", "flatten"]
+)
 def test_numbers_and_gradients_without_a_mask(make):
     x, wrapped = normal(0, 2, 3, 4, 5), make()
     ours, theirs = MaskedTimeDistributed(wrapped), layers.TimeDistributed(wrapped)
