@@ -22,7 +22,7 @@ def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) ->
     owners: dict[str, list[str]] = {}
     for array in listing.arrays:
         group, _, key = array.rpartition("/")
-        if group.rpartition("/")[2] == "vars" and key.isdecimal():
+        if group.rpartition("/")[2] == "vars" and re.fullmatch(r"\d{1,9}", key):
             owners.setdefault(group.removesuffix("vars").rstrip("/"), []).append(array)
     known = {*owners, *names}
     units = []

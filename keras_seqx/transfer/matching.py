@@ -85,9 +85,9 @@ class Matcher:
                 paired = len(self.pairs) + len(self.clashes)
                 self._pair(*everything, similar)
             if similar is exact:
-                open_ = self._classes(*everything, exact).values()
-                self.undecided = {i for _, targets in open_ for i in targets}
-        return Match(self.pairs, self.clashes, [a for both in open_ if (a := self._ambiguity(*both))])
+                left = self._classes(*everything, exact).values()
+                self.undecided = {i for _, targets in left for i in targets}
+        return Match(self.pairs, self.clashes, [a for both in left if (a := self._ambiguity(*both))])
 
     def _pair_by(self, label: Callable[[Unit], list], similar: Callable) -> None:
         """Pairs within the units of one label, the given names of a path or one of them, after the other."""

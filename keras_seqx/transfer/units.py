@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 
+@functools.lru_cache(4096)
 def snake_case(name: str) -> str:
     """Returns a class' name as Keras writes it in automatic names and in files: `LSTMCell` is `lstm_cell`."""
     name = re.sub(r"\W+", "", name)
