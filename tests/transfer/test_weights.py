@@ -180,4 +180,4 @@ def test_files_of_other_backends(name, tmp_path):
         for kind in SOURCES[1:]:
             target = MODELS[name]()
             transfer_weights(tmp_path / kind, target)
-            assert_same(expected, outputs(target, inputs_of(name)), 1e-5)
+            assert_same(expected, outputs(target, inputs_of(name)), 1e-6)
