@@ -112,12 +112,12 @@ REFUSED = {
         "GlobalAveragePooling1D",
     ),
     "flattened, open": (flattened, {}, "timesteps", "Dense 'head' reads flattened time", "MaskedTimeDistributed"),
-    "flattened, truncated": (
+    "flattened, and somebody else named": (
         flattened,
         {"timesteps": 3, "on_mismatch": {"nobody": "skip"}},
-        "timesteps",
-        "Dense 'head' reads flattened time",
-        "skip",
+        "on_mismatch",
+        "'nobody'",
+        "the target has 'head'",
     ),
     "time as features": (
         lambda: graph(lambda x: layers.Dense(5, name="mix")(layers.Permute((2, 1))(x))),
