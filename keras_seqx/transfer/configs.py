@@ -85,9 +85,7 @@ def chain(config: Config) -> list[str]:
     common, whatever each of them calls the places.
     """
     inner, kind = config.get("config"), kind_of(config)
-    if not isinstance(inner, dict):
-        return []
-    if kind == "Bidirectional":
+    if not isinstance(inner, dict) or kind == "Bidirectional":  # its two halves run side by side
         return []
     places: list[tuple[str, Any]] = []
     for key in ("layer", "cell", "cells", "output_layer"):

@@ -88,7 +88,7 @@ def resized(source: Weight, target: Weight, how: str) -> Move | None:
     return Move(
         target,
         source,
-        f"{how}d" if how == "truncate" else "interpolated",
+        f"{how}d",
         {"truncate": truncated, "interpolate": interpolated}[how],
     )
 

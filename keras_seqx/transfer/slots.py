@@ -12,6 +12,7 @@ from keras_seqx.transfer.conversions import Inexact, Move, copy, resized
 from keras_seqx.transfer.sources import File, Source
 from keras_seqx.transfer.units import Unit, Weight
 
+FIX = "Leave it out and let the optimizer start anew"
 SEED = "seed_generator_state"
 # What Keras 1 and 2 called the slots that today's optimizers keep as these attributes.
 OLD_SLOTS = {
@@ -124,9 +125,6 @@ def _move(slot: Slot, of_weight: Move | None, find: Any) -> Move:
         shapes = f"{slot.variable.path!r} has shape {variable.shape}, what the source has for it {found.shape}"
         raise _refusal(shapes, FIX)
     return dataclasses.replace(move, target=variable)
-
-
-FIX = "Leave it out and let the optimizer start anew"
 
 
 def _refusal(context: str, fix: str) -> ValueError:
