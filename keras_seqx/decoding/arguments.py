@@ -3,14 +3,61 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import tree
 
 from keras_seqx import _checks
+from keras_seqx.decoding import loop, samplers
 
 INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target"
+IDS_FIX = "Pass one start token, a prompt, or the whole shifted target, as integers below the embedding's `input_dim`"
 COVARIATES_FIX = "Give one covariate vector for each output, as wide as when the layer was built"
 MEMORY_FIX = "Pass an encoder's outputs with their time axis"
 STATES_FIX = "States fill the cells in order; leave out the last ones to have them start at the cells' own"
+
+
+def layer_or_none(owner: Any, argument: str, layer: Any, example: str) -> Any:
+    """Returns `layer`, a Keras layer or None."""
+    if layer is not None and not isinstance(layer, keras.layers.Layer):
+        fix = f"Pass for example `keras.layers.{example}`"
+        raise TypeError(_checks.message(owner, argument, "a Keras layer or None", layer, fix))
+    return layer
+
+
+def sampler_for(owner: Any, sampler: Any, embedding: Any) -> samplers.Sampler:
+    """Returns the sampler, by default the one that fits; checks that it makes what the decoder reads."""
+    default = "identity" if embedding is None else "greedy"
+    found = samplers.get(default if sampler is None else sampler, owner)
+    if found.samples_tokens and embedding is None:
+        what = "one of continuous values, as there is no `embedding` for tokens"
+        fix = 'Give an `embedding` that the sampled ids go through, or use "identity" or `Gaussian()`'
+        raise ValueError(_checks.message(owner, "sampler", what, sampler, fix))
+    if not found.samples_tokens and embedding is not None:
+        fix = 'Use "greedy" or `Categorical()`, or leave `embedding` out'
+        raise ValueError(_checks.message(owner, "sampler", "one of tokens, for the `embedding`", sampler, fix))
+    return found
+
+
+def embedding_width(owner: Any, embedding: Any) -> int:
+    """Builds the embedding of ids (B, n); returns how wide its vectors (B, n, E) are."""
+    output = embedding(keras.KerasTensor((None, None), dtype="int32"))
+    if len(output.shape) != 3 or output.shape[-1] is None:
+        fix = "Pass for example `keras.layers.Embedding(vocabulary, features)`"
+        context = f"its output has shape {output.shape}"
+        raise ValueError(
+            _checks.message(owner, "embedding", "a layer from ids (B, n) to (B, n, E)", embedding, fix, context)
+        )
+    return output.shape[-1]
+
+
+def check_logits(owner: Any, output: Any, output_layer: Any, embedding: Any) -> None:
+    """Checks that every token that can be sampled from logits (B, V) has an embedding."""
+    size = getattr(embedding, "input_dim", None)
+    if size is not None and output.shape[-1] > size:
+        what = f"of output width {size} at most, the `input_dim` of the embedding that its tokens go through"
+        fix = f"End it with `keras.layers.Dense({size})`, or widen the embedding"
+        context = f"its output width is {output.shape[-1]}"
+        raise ValueError(_checks.message(owner, "output_layer", what, output_layer, fix, context))
 
 
 def check_inputs(owner: Any, shape: Any, width: int | None = None) -> None:
@@ -22,6 +69,39 @@ def check_inputs(owner: Any, shape: Any, width: int | None = None) -> None:
     if shape[2] is None:
         what = "of shape (B, T0, D) with a known D"
         raise ValueError(_checks.message(owner, "inputs", what, tuple(shape), INPUTS_FIX, "its shape"))
+
+
+def check_ids(owner: Any, inputs: Any) -> None:
+    """Checks the forced inputs of a decoder that speaks tokens: integers (B, T0), T0 >= 1."""
+    _checks.shape(owner, "inputs", inputs.shape, "(B, T0)", (None, None), IDS_FIX)
+    if inputs.shape[1] == 0:
+        what = "at least one step long, as the first step has nothing else to read"
+        raise ValueError(_checks.message(owner, "inputs", what, tuple(inputs.shape), IDS_FIX, "its shape"))
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if "int" not in dtype:
+        fix = 'Give `keras.Input` the option dtype="int32", or cast the ids'
+        raise TypeError(_checks.message(owner, "inputs", "ids of an integer dtype", dtype, fix, "its dtype"))
+
+
+def check_vocabulary(owner: Any, inputs: Any, mask: Any, embedding: Any) -> None:
+    """Checks ids whose values are known, at unmasked steps, against an embedding that tells its `input_dim`."""
+    size = getattr(embedding, "input_dim", None)
+    ids = None if size is None else loop.known(inputs)
+    read = None if mask is None else loop.known(mask)
+    if ids is not None and (mask is None or read is not None):
+        wrong = ids[((ids < 0) | (ids >= size)) & (True if read is None else read.astype(bool))]
+        if wrong.size:
+            what = f"ids within [0, {size}), the embedding's vocabulary"
+            shape = f"in ids of shape {tuple(ids.shape)}"
+            raise ValueError(_checks.message(owner, "inputs", what, int(wrong.flat[0]), IDS_FIX, shape))
+
+
+def check_max_length(owner: Any, argument: str, steps: int, read: int | None, max_length: int | None) -> None:
+    """Checks that the cells remember as much as is asked for, `steps` behind the inputs `read` before."""
+    if read is not None and max_length is not None and read + steps > max_length:
+        what = f"at most {max_length - read}, by the `max_length` of its cells, {max_length}"
+        fix = "Ask for fewer steps, or make cells with a larger `max_length`"
+        raise ValueError(_checks.message(owner, argument, what, steps, fix))
 
 
 def check_mask(owner: Any, mask: Any, inputs: Any) -> None:
@@ -41,11 +121,15 @@ def check_covariates(owner: Any, covariates: Any, batch_size: int | None, steps:
         raise ValueError(_checks.message(owner, "covariates", what, None, COVARIATES_FIX))
 
 
-def check_memory(owner: Any, memory: Any, batch_size: int | None, taken: bool) -> None:
-    """Checks the memory: (B, S, M), and that some cell takes it."""
-    if memory is not None:
+def check_memory(owner: Any, memory: Any, batch_size: int | None, cells: Any) -> None:
+    """Checks the memory: (B, S, M), that some cell takes it, and that it is there for one that needs it."""
+    if memory is None:
+        if cells.needs_memory:
+            what = "of shape (B, S, M), as there is a cell that attends to it"
+            raise ValueError(_checks.message(owner, "memory", what, None, MEMORY_FIX))
+    else:
         _checks.shape(owner, "memory", memory.shape, "(B, S, M)", (batch_size, None, None), MEMORY_FIX)
-        if not taken:
+        if not cells.takes_memory:
             fix = "Use a cell whose `call` takes `memory`, or leave it out"
             what = "None, as no cell takes it"
             raise ValueError(_checks.message(owner, "memory", what, tuple(memory.shape), fix, "its shape"))
@@ -74,11 +158,12 @@ def check_adds_no_loss(owner: Any, argument: str, layer: Any) -> None:
             raise ValueError(_checks.message(owner, argument, what, part, fix))
 
 
-def check_width(owner: Any, output_layer: Any, output: Any, width: int, reason: str) -> None:
-    """Checks that an output (B, D) fits the inputs' width, where it must be fed back for the `reason` given."""
-    if output.shape[-1] != width:
-        what = f"of output width {width}, the inputs' feature size, as outputs are fed back where {reason}"
-        fix = f"End it with `keras.layers.Dense({width})`, or force every input"
+def check_width(owner: Any, output_layer: Any, output: Any, sampler: Any, width: int, reason: str) -> None:
+    """Checks that samples of an output (B, D) fit the inputs' width, where they are fed back for the `reason` given."""
+    if sampler.sample_width(output.shape[-1]) != width:
+        needed = 2 * width if isinstance(sampler, samplers.Gaussian) else width
+        what = f"of output width {needed}, for the inputs' {width} features, as outputs are fed back where {reason}"
+        fix = f"End it with `keras.layers.Dense({needed})`, or force every input"
         raise ValueError(
             _checks.message(owner, "output_layer", what, output_layer, fix, f"its output width is {output.shape[-1]}")
         )

@@ -30,6 +30,9 @@ class CellStack:
         self.cells = [Cell(c, owner) for c in _leaves(cell, owner)]
         self.state_count = sum(len(c.state_specs) for c in self.cells)
         self.takes_memory = any(c.takes_memory for c in self.cells)
+        self.needs_memory = any(c.needs_memory for c in self.cells)
+        # How many steps the cells remember, None for no bound.
+        self.max_length = min((c.max_length for c in self.cells if c.max_length is not None), default=None)
 
     def build(self, width: int, memory: keras.KerasTensor | None) -> keras.KerasTensor:
         """Builds every cell for inputs (B, width); returns the last cell's output spec, (None, H)."""
@@ -44,9 +47,9 @@ class CellStack:
         """One state spec (None, ...) for each state tensor, in order."""
         return [spec for cell in self.cells for spec in cell.state_specs]
 
-    def initial_states(self, batch_size: Any) -> list[Any]:
+    def initial_states(self, batch_size: Any, memory: Any = None) -> list[Any]:
         """Returns the cells' own initial states as one flat list."""
-        return [state for cell in self.cells for state in cell.initial_states(batch_size)]
+        return [state for cell in self.cells for state in cell.initial_states(batch_size, memory)]
 
     def prepare_memory(self, memory: Any, memory_mask: Any) -> list[dict[str, Any]]:
         """Returns the loop constants of each cell, `prepare_memory` called once where a cell has it."""
@@ -58,6 +61,27 @@ class CellStack:
             lambda cell, x, states, memory: cell.step(x, states, training, memory), x, states, memories
         )
 
+    def step_with_alignments(
+        self, x: Any, states: Sequence[Any], memories: Sequence[dict]
+    ) -> tuple[Any, list[Any], Any]:
+        """One step in inference, and where the cells looked: the mean alignments (B, S) of those that attend."""
+        alignments = []
+
+        def run(cell, x, states, memory):
+            if not cell.gives_alignments:
+                return cell.step(x, states, False, memory)
+            (x, weights), states = cell.step(x, states, False, {**memory, "return_alignments": True})
+            alignments.append(ops.cast(weights, "float32"))
+            return x, states
+
+        x, new_states = self._through(run, x, states, memories)
+        return x, new_states, sum(alignments[1:], alignments[0]) / len(alignments)
+
+    @property
+    def gives_alignments(self) -> bool:
+        """Whether any cell attends to the memory and tells where."""
+        return any(cell.gives_alignments for cell in self.cells)
+
     def sequence(
         self,
         x: Any,
@@ -66,10 +90,14 @@ class CellStack:
         memories: Sequence[dict],
         length: Any,
         variables: Sequence[Any],
+        fresh: bool = False,
     ) -> tuple[Any, list[Any]]:
-        """A whole sequence, cell by cell: x (B, T, width) -> outputs (B, T, H), last states."""
+        """A whole sequence, cell by cell: x (B, T, width) -> outputs (B, T, H), last states.
+
+        `fresh` tells that the states are the cells' own initial ones, which spares some cells work.
+        """
         return self._through(
-            lambda cell, x, states, memory: cell.sequence(x, states, training, memory, length, variables),
+            lambda cell, x, states, memory: cell.sequence(x, states, training, memory, length, variables, fresh),
             x,
             states,
             memories,
@@ -113,14 +141,29 @@ class Cell:
         # Keras hands a cell its states as a list, a single one included.
         states = self._own_initial_state(batch_size=1)
         self.state_structure = list(states) if isinstance(states, (list, tuple)) else [states]
-        self.state_specs = [
-            keras.KerasTensor((None, *state.shape[1:]), dtype=state.dtype)
-            for state in map(ops.convert_to_tensor, tree.flatten(self.state_structure))
-        ]
-        self.takes_memory = _takes(self.layer, "memory")
+        self.state_specs = self._specs()
+        # A cell for whom memory is an option has the argument alone, one that lives on it or refuses it says so.
+        self.needs_memory = bool(getattr(self.layer, "takes_memory", False))
+        self.takes_memory = getattr(self.layer, "takes_memory", _takes(self.layer, "memory"))
+        self.gives_alignments = self.takes_memory and _takes(self.layer, "return_alignments")
+        self.max_length = getattr(self.layer, "max_length", None)
         self.call = {training: cheapest_call(self.layer, owner, training) for training in (False, True)}
-        self.fused = self._fused() if _in_scope_of(self.layer, owner) else None
+        in_scope = _in_scope_of(self.layer, owner)
+        self.fused = self._fused() if in_scope else None
+        self.call_sequence = getattr(self.layer, "call_sequence", None) if in_scope else None
         self.output: keras.KerasTensor | None = None
+
+    def _specs(self) -> list[keras.KerasTensor]:
+        """The states' specs; a state as long as the memory, which is not known yet, has an open axis."""
+        states = [ops.convert_to_tensor(state) for state in tree.flatten(self.state_structure)]
+        sizes = tree.flatten(self.layer.state_size)
+        sizes = sizes if len(sizes) == len(states) else [0] * len(states)
+        return [
+            keras.KerasTensor(
+                (None, *state.shape[1:-1], None) if size is None else (None, *state.shape[1:]), state.dtype
+            )
+            for state, size in zip(states, sizes, strict=True)
+        ]
 
     def _fused(self) -> keras.layers.RNN | None:
         """Keras' own layer around this cell, where that is the faster way through a whole sequence."""
@@ -164,13 +207,15 @@ class Cell:
         self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
         return self.output
 
-    def initial_states(self, batch_size: Any) -> list[Any]:
-        states = tree.flatten(self._own_initial_state(batch_size))
+    def initial_states(self, batch_size: Any, memory: Any = None) -> list[Any]:
+        states = tree.flatten(self._own_initial_state(batch_size, memory))
         return [ops.cast(s, spec.dtype) for s, spec in zip(states, self.state_specs, strict=True)]
 
-    def _own_initial_state(self, batch_size: Any) -> Any:
+    def _own_initial_state(self, batch_size: Any, memory: Any = None) -> Any:
         if hasattr(self.layer, "get_initial_state"):
-            return self.layer.get_initial_state(batch_size=batch_size)
+            own = self.layer.get_initial_state
+            kwargs = {"memory": memory} if "memory" in inspect.signature(own).parameters else {}
+            return own(batch_size=batch_size, **kwargs)
         dtype = self.layer.compute_dtype
         return tree.map_structure(lambda size: ops.zeros((batch_size, size), dtype=dtype), self.layer.state_size)
 
@@ -183,17 +228,24 @@ class Cell:
 
     def step(self, x: Any, states: Sequence[Any], training: bool, memory: dict) -> tuple[Any, list[Any]]:
         output, new_states = self.call[training](x, self._pack(states), **memory)
-        new_states = tree.flatten(new_states)
-        return output, [
-            ops.cast(n, o.dtype) if n.dtype != o.dtype else n for n, o in zip(new_states, states, strict=True)
-        ]
+        return output, _cast_as(tree.flatten(new_states), states)
 
     def sequence(
-        self, x: Any, states: Sequence[Any], training: bool, memory: dict, length: Any, variables: Sequence[Any]
+        self,
+        x: Any,
+        states: Sequence[Any],
+        training: bool,
+        memory: dict,
+        length: Any,
+        variables: Sequence[Any],
+        fresh: bool,
     ) -> tuple[Any, list[Any]]:
         if self.fused is not None:
             _, outputs, states = self.fused.inner_loop(x, list(states), mask=None, training=training)
             return outputs, list(states)
+        if self.call_sequence is not None:
+            outputs, new_states = self.call_sequence(x, self._pack(states), training=training, fresh=fresh, **memory)
+            return outputs, _cast_as(tree.flatten(new_states), states)
 
         def step(states, x):
             output, states = self.step(x, states, training, memory)
@@ -204,6 +256,10 @@ class Cell:
 
     def _pack(self, states: Sequence[Any]) -> list[Any]:
         return tree.pack_sequence_as(self.state_structure, list(states))
+
+
+def _cast_as(new_states: Sequence[Any], states: Sequence[Any]) -> list[Any]:
+    return [ops.cast(n, o.dtype) if n.dtype != o.dtype else n for n, o in zip(new_states, states, strict=True)]
 
 
 def cheapest_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:

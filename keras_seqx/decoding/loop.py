@@ -68,6 +68,85 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
     return result
 
 
+def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, limit: Any) -> Any:
+    """Runs `carry = body(carry)` while `condition(carry)`, a boolean scalar, holds; at most `limit` times.
+
+    It stops early, has no gradient, and `body` must assign no variable. The carry keeps structure, shapes and dtypes.
+    """
+    if RUNS_EVERY_STEP_EAGERLY:
+        import torch
+
+        with torch.no_grad():
+            while limit > 0 and bool(condition(carry)):
+                carry, limit = body(carry), limit - 1
+        return carry
+    if keras.backend.backend() == "jax":
+        import jax
+
+        start = (ops.cast(limit, "int32"), carry)
+        return jax.lax.while_loop(lambda s: (s[0] > 0) & condition(s[1]), lambda s: (s[0] - 1, body(s[1])), start)[1]
+    import tensorflow as tf
+
+    flat = tree.flatten(carry)
+
+    def flat_body(*state):
+        new = tree.flatten(body(tree.pack_sequence_as(carry, list(state))))
+        for n, old in zip(new, flat, strict=True):
+            n.set_shape(old.shape)
+        return new
+
+    flat = tf.while_loop(
+        lambda *state: condition(tree.pack_sequence_as(carry, list(state))), flat_body, flat, maximum_iterations=limit
+    )
+    return tree.pack_sequence_as(carry, list(flat))
+
+
+def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
+    """Returns `function` of tensors, which reads the variables of `layer`, compiled where the backend compiles.
+
+    Without a gradient, as `while_loop`.
+    """
+    if RUNS_EVERY_STEP_EAGERLY:
+        import torch
+
+        return torch.no_grad()(function)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def pure(values, args):
+            with keras.StatelessScope(list(zip(layer.variables, values, strict=True))):
+                return function(*args)
+
+        run = jax.jit(pure)
+        return lambda *args: run([v.value for v in layer.variables], args)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=layer.supports_jit)
+
+
+def known(tensor: Any) -> Any:
+    """Returns the values of a tensor as an array, or None while they are not known, in a program being traced."""
+    try:
+        return ops.convert_to_numpy(tensor)
+    except Exception:  # each backend has its own
+        return None
+
+
+def eagerly(function: Callable[[], Any]) -> Any:
+    """Returns `function()`, computed at once even while a program around it is traced."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return function()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.ensure_compile_time_eval():
+            return function()
+    return function()
+
+
 def beats_scan(layer: keras.layers.RNN) -> bool:
     """Whether Keras' own `layer`, an LSTM or GRU, runs a whole sequence faster than `scan` runs its cell."""
     if keras.backend.backend() != "jax":

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_seqx.decoding import loop
 from keras_seqx.decoding.cells import CellStack
+from keras_seqx.decoding.samplers import Sampler
 
 States = list[Any]
 
@@ -17,62 +18,100 @@ States = list[Any]
 class Passes:
     """What stays the same through the steps of one call.
 
+    What is fed back is a *sample*: (B, D) where the decoder is continuous, ids (B,) where it speaks tokens. What the
+    cells read are *features* (B, E): the sample itself, or its embedding.
+
     Attributes:
         cells: the built cell stack.
-        output_layer: takes hidden (B, H) to an output (B, D).
+        embed: takes ids (B, n) to features (B, n, E); None where the decoder is continuous.
+        output_layer: takes hidden (B, H) to an output (B, D) or (B, V).
         output: `keras.KerasTensor` of one step's output.
+        sampler: takes an output to the next sample.
         covariates: tensor (B, steps, C), or None.
         memories: the loop constants of each cell.
         training: whether dropout is active.
         variables: the Keras variables that a step may read or assign.
+        seed: `keras.random.SeedGenerator` of the sampler's draws.
     """
 
     cells: CellStack
+    embed: Callable | None
     output_layer: Callable
     output: keras.KerasTensor
+    sampler: Sampler
     covariates: Any
     memories: Sequence[dict]
     training: bool
     variables: Sequence[Any]
+    seed: keras.random.SeedGenerator
 
-    def whole(self, inputs: Any, states: States) -> tuple[Any, States]:
-        """Reads all of `inputs` (B, n, D), cell by cell; returns outputs (B, n, D) and the last states."""
-        length = ops.shape(inputs)[1]
+    def whole(self, inputs: Any, states: States, fresh: bool = False) -> tuple[Any, States]:
+        """Reads all of `inputs` (B, n, ...), cell by cell; returns outputs (B, n, D) and the last states."""
+        features = self._features(inputs)
+        length = ops.shape(features)[1]
         if self.covariates is not None:
-            inputs = ops.concatenate([inputs, self.covariates[:, :length]], axis=-1)
+            features = ops.concatenate([features, self.covariates[:, :length]], axis=-1)
         hidden, states = self.cells.sequence(
-            inputs, states, self.training, self.memories, length, variables=self.variables
+            features, states, self.training, self.memories, length, self.variables, fresh
         )
         flat = self.output_layer(ops.reshape(hidden, (-1, hidden.shape[-1])))
-        return ops.reshape(flat, (ops.shape(inputs)[0], length, flat.shape[-1])), states
+        return ops.reshape(flat, (ops.shape(features)[0], length, flat.shape[-1])), states
 
     def stepwise(self, inputs: Any, use: Any, states: States) -> tuple[Any, States]:
-        """Reads `inputs` (B, n, D) where `use` (B, n) is true, and the last output elsewhere."""
-        xs = {"input": inputs, "use": use, **self._covariates(0, ops.shape(inputs)[1])}
-        return self._scan(ops.zeros_like(inputs[:, 0]), states, xs, ops.shape(inputs)[1])
+        """Reads `inputs` (B, n, ...) where `use` (B, n) is true, and the last sample elsewhere."""
+        features, length = self._features(inputs), ops.shape(inputs)[1]
+        xs = {"features": features, "use": use, **self._by_step(inputs, 0, length)}
+        return self._scan(ops.zeros_like(inputs[:, 0]), states, xs, length)
 
     def free(self, sample: Any, states: States, start: Any, length: Any) -> tuple[Any, States]:
-        """Reads `sample` (B, D), and then `length` - 1 times its own output; `start` steps went before."""
-        return self._scan(sample, states, self._covariates(start, length), length)
+        """Reads `sample` (B, ...), and then `length` - 1 times its own; `start` steps went before."""
+        return self._scan(sample, states, self._by_step(sample, start, length), length)
 
-    def prime(self, x: Any, states: States) -> Any:
+    def step(self, sample: Any, states: States, t: Any, return_alignments: bool = False) -> tuple[Any, States, Any]:
+        """Reads one sample (B, ...) at time t; returns the output (B, D), new states, alignments (B, S) or None."""
+        x = sample if self.embed is None else self.embed(sample[:, None])[:, 0]
+        if self.covariates is not None:
+            x = ops.concatenate([x, ops.take(self.covariates, t, axis=1)], axis=-1)
+        if return_alignments:
+            hidden, states, alignments = self.cells.step_with_alignments(x, states, self.memories)
+            return self.output_layer(hidden), states, alignments
+        hidden, states = self.cells.step(x, states, self.training, self.memories)
+        return self.output_layer(hidden), states, None
+
+    def sample(self, output: Any, inputs: Any) -> Any:
+        """Returns what is fed back after one `output` (B, D): samples like `inputs`."""
+        noise = self.sampler.noise(ops.shape(output)[0], 1, output.shape[-1], self.seed)
+        return ops.cast(self.sampler(output, noise if noise is None else noise[:, 0]), inputs.dtype)
+
+    def prime(self, inputs: Any, states: States) -> Any:
         """Context manager: dropout masks drawn before the loops, and dropped after them."""
+        x = self._features(inputs[:, :1])[:, 0]
         if self.covariates is not None:
             x = ops.concatenate([x, self.covariates[:, 0]], axis=-1)
         return self.cells.dropout_masks(x, states, self.training, self.memories)
 
-    def _covariates(self, start: Any, length: Any) -> dict[str, Any]:
-        return {} if self.covariates is None else {"covariate": self.covariates[:, start : start + length]}
+    def _features(self, samples: Any) -> Any:
+        return samples if self.embed is None else self.embed(samples)
+
+    def _by_step(self, like: Any, start: Any, length: Any) -> dict[str, Any]:
+        """What each of `length` steps after the first `start` gets: its covariates, and its share of the noise."""
+        xs = {}
+        if self.covariates is not None:
+            xs["covariate"] = self.covariates[:, start : start + length]
+        noise = self.sampler.noise(ops.shape(like)[0], length, self.output.shape[-1], self.seed)
+        return xs if noise is None else {**xs, "noise": noise}
 
     def _scan(self, sample: Any, states: States, xs: dict[str, Any], length: Any) -> tuple[Any, States]:
         def step(carry, x):
             sample, states = carry
-            if "input" in x:
-                sample = ops.where(x["use"][:, None], x["input"], sample)
-            features = ops.concatenate([sample, x["covariate"]], axis=-1) if "covariate" in x else sample
+            features = sample if self.embed is None else self.embed(sample[:, None])[:, 0]
+            if "use" in x:
+                features = ops.where(x["use"][:, None], x["features"], features)
+            if "covariate" in x:
+                features = ops.concatenate([features, x["covariate"]], axis=-1)
             hidden, states = self.cells.step(features, states, self.training, self.memories)
             output = self.output_layer(hidden)
-            return (ops.cast(output, sample.dtype), states), output
+            return (ops.cast(self.sampler(output, x.get("noise")), sample.dtype), states), output
 
         (_, states), outputs = loop.scan(
             step, (sample, list(states)), xs, length, output=self.output, variables=self.variables

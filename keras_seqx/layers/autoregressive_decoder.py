@@ -8,8 +8,9 @@ from keras import ops, tree
 
 from keras_seqx import _checks, masking
 from keras_seqx.decoding import arguments, loop
-from keras_seqx.decoding.cells import CellStack, cheapest_call
+from keras_seqx.decoding.parts import Parts
 from keras_seqx.decoding.passes import Passes
+from keras_seqx.decoding.samplers import Sampler
 
 STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
 
@@ -21,31 +22,38 @@ class AutoregressiveDecoder(keras.layers.Layer):
     At step t, with T0 inputs given,
 
         x[t] = inputs[t]                          while t < T0 and its mask is true
-        x[t] = y[t - 1]                           otherwise
+        x[t] = sampler(y[t - 1])                  otherwise
         h[t], state = cell([x[t], covariates[t]], state)
         y[t] = output_layer(h[t])
 
     so one start frame runs free, a prompt warms up, and a whole shifted target is teacher forcing: one
-    mechanism, no modes. A row whose first step is masked starts from zeros. Differs from unrolling layers by
-    hand in that the graph does not grow with the steps, and `steps` may change from call to call.
+    mechanism, no modes. A row whose first step is masked starts from zeros. Given an `embedding`, the decoder speaks
+    tokens: inputs and samples are ids, which the cell reads through it, and outputs are logits. Differs from
+    unrolling layers by hand in that the graph does not grow with the steps, and `steps` may change from call to call.
 
     Args:
-        cell: an RNN cell (`LSTMCell(40)`, your own), a list of cells (stacked), `StackedRNNCells`, nested as you
-            like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. Files keep a layer shared;
-            `keras.models.clone_model`, which clones one layer at a time, does not.
-        output_layer: layer from (B, H) to (B, D), applied at every step. Defaults to None: the identity.
+        cell: an RNN cell (`LSTMCell(40)`, `AttentionCell`, your own), a list of cells (stacked), `StackedRNNCells`,
+            nested as you like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. Files keep a
+            layer shared; `keras.models.clone_model`, which clones one layer at a time, does not.
+        output_layer: layer from (B, H) to (B, D), or to logits (B, V), applied at every step. Defaults to None: the
+            identity.
+        embedding: layer from ids (B, n) to (B, n, E), such as `Embedding(vocabulary, features)`. One with `mask_zero`
+            masks ids of 0. Defaults to None: inputs are continuous.
+        sampler: "identity" (default without `embedding`), "greedy" (default with it), or a `Sampler` such as
+            `Categorical(temperature=0.7)` or `Gaussian()`: takes an output to what is read next.
         steps: integer of at least 1, the number of outputs. Defaults to None: as many as there are inputs. It is
             read when a function is traced: after changing the attribute of a model that has already predicted,
             call `model.make_predict_function(force=True)`.
         teacher_forcing: number within [0, 1]; in training each forced input after the first is kept with this
-            probability, drawn for each row and step. Defaults to 1. The attribute is a saved, non-trainable
-            scalar variable: `decoder.teacher_forcing.assign(0.5)` moves it, between epochs too.
+            probability, drawn for each row and step, and a sample read in its place otherwise. Defaults to 1. The
+            attribute is a saved, non-trainable scalar variable: `decoder.teacher_forcing.assign(0.5)` moves it,
+            `TeacherForcingSchedule` does so from epoch to epoch.
         return_state: whether to return the last states too. Defaults to False.
         seed: integer, seed of the draws. Defaults to None.
         **kwargs: those of every Keras layer.
 
     Call arguments:
-        inputs: the forced inputs, float tensor (B, T0, D), T0 >= 1.
+        inputs: the forced inputs, float tensor (B, T0, D), or with `embedding` integer ids (B, T0); T0 >= 1.
         initial_state: tensor, or list of tensors (B, units), that fill the states of the cells in order; a state
             not given starts at the cell's `get_initial_state`. The `[h, c]` of an encoder fills the first LSTM.
         memory: tensor (B, S, M), handed at every step to the cells whose `call` takes a `memory`.
@@ -56,13 +64,14 @@ class AutoregressiveDecoder(keras.layers.Layer):
         inputs_mask, memory_mask: filled by Keras where several tensors are passed.
 
     Returns:
-        A float tensor (B, steps, D); with `return_state`, a tuple of it and of every state (B, units), flat and in
+        A float tensor (B, steps, D or V); with `return_state`, a tuple of it and of every state (B, units), flat and in
         order, so that `outputs, *states = decoder(...)` and
         `decoder(outputs[:, -1:], initial_state=states, steps=m)` go on for m steps.
 
     Raises:
-        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1].
-        TypeError: a cell that is no cell; steps that are no integer; a probability that is no number.
+        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1]; ids out of the
+            vocabulary, where their values are known; memory missing for a cell that lives on it, or not taken.
+        TypeError: a cell that is no cell; steps that are no integer; a probability that is no number; float ids.
 
     Masking:
         With as many outputs as inputs, the outputs carry the inputs' mask; with more, every output is valid; with
@@ -72,8 +81,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
         `LayerNormalization` instead.
 
     Randomness:
-        Teacher forcing draws a number for each row and step before the loop. A cell's dropout masks are drawn once
-        a call and held through the steps, as in `keras.layers.RNN`.
+        Teacher forcing draws a number for each row and step before the loop, and so does a sampler that is random. A
+        cell's dropout masks are drawn once a call and held through the steps, as in `keras.layers.RNN`.
 
     Example:
 
@@ -86,6 +95,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
     (32, 150, 5)
     >>> tuple(decoder(start, steps=300).shape)
     (32, 300, 5)
+    >>> embedding, logits = keras.layers.Embedding(1000, 64), keras.layers.Dense(1000)
+    >>> speaker = AutoregressiveDecoder(keras.layers.GRUCell(40), logits, embedding=embedding)
+    >>> tuple(speaker(np.ones((32, 1), "int32"), steps=20).shape)
+    (32, 20, 1000)
 
     References:
         - Graves, 2013, Generating sequences with recurrent neural networks, arXiv:1308.0850.
@@ -97,6 +110,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
         cell: Any,
         output_layer: keras.layers.Layer | None = None,
         *,
+        embedding: keras.layers.Layer | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         teacher_forcing: float = 1.0,
         return_state: bool = False,
@@ -105,12 +120,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._cells = CellStack(cell, self)
-        self.cell = cell
-        if output_layer is not None and not isinstance(output_layer, keras.layers.Layer):
-            fix = "Pass for example `keras.layers.Dense(features)`"
-            raise TypeError(_checks.message(self, "output_layer", "a Keras layer or None", output_layer, fix))
-        self.output_layer = output_layer
+        self.parts = Parts(self, cell, output_layer, embedding, sampler)
+        self.supports_jit = self.parts.supports_jit
+        self.cell, self.output_layer, self.embedding = cell, output_layer, embedding
+        self.sampler = self.parts.sampler
         self._called_steps = self.steps = steps
         self.return_state = bool(return_state)
         self.seed = seed
@@ -125,8 +138,6 @@ class AutoregressiveDecoder(keras.layers.Layer):
             autocast=False,
             name="teacher_forcing",
         )
-        # A fused kernel that XLA cannot compile rules out `jit_compile` for the model around it.
-        self.supports_jit = all(c.fused is None or c.fused.supports_jit for c in self._cells.cells)
 
     @property
     def steps(self) -> int | None:
@@ -138,30 +149,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self._steps = value if value is None else _checks.positive_integer(self, "steps", value, STEPS_FIX)
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
-        arguments.check_inputs(self, inputs_shape)
-        self._width, self._covariate_width = inputs_shape[-1], 0
-        if covariates_shape is not None:
-            fix = arguments.COVARIATES_FIX
-            _checks.shape(self, "covariates", covariates_shape, "(B, steps, C)", (None, None, None), fix)
-            self._covariate_width = covariates_shape[-1]
-        memory = None
-        if memory_shape is not None:
-            memory = keras.KerasTensor((None, *memory_shape[1:]), dtype=self.compute_dtype)
-        for argument, layer in [("cell", c.layer) for c in self._cells.cells] + [("output_layer", self.output_layer)]:
-            arguments.check_adds_no_loss(self, argument, layer)
-        hidden = self._cells.build(self._width + self._covariate_width, memory)
-        self._output = hidden
-        if self.output_layer is not None:
-            output = self.output_layer(hidden)
-            self._output = keras.KerasTensor(output.shape, dtype=output.dtype)
-        if len(self._output.shape) != 2:
-            fix = "It is called on one step at a time"
-            what = f"a layer from {hidden.shape} to (None, D)"
-            shape = f"its output has shape {self._output.shape}"
-            raise ValueError(_checks.message(self, "output_layer", what, self.output_layer, fix, shape))
-        self._feeds_back = self._output.shape[-1] == self._width
+        self.parts.build(inputs_shape, memory_shape, covariates_shape)
         if self._initial_teacher_forcing < 1:
-            arguments.check_width(self, self.output_layer, self._output, self._width, "`teacher_forcing` is below 1")
+            self.parts.check_feeds_back("`teacher_forcing` is below 1")
 
     def call(
         self,
@@ -175,53 +165,44 @@ class AutoregressiveDecoder(keras.layers.Layer):
         inputs_mask: Any = None,
         memory_mask: Any = None,
     ) -> Any:
-        mask = inputs_mask if mask is None else mask
+        mask = self.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
-        passes = Passes(
-            cells=self._cells,
-            output_layer=self._call_output_layer(bool(training)),
-            output=self._output,
-            covariates=None if covariates is None else ops.cast(covariates, self.compute_dtype),
-            memories=self._cells.prepare_memory(memory, memory_mask),
-            training=bool(training),
-            variables=self.variables,
-        )
-        inputs = ops.cast(inputs, self.compute_dtype)[:, :steps]
+        memories = self.parts.cells.prepare_memory(memory, memory_mask)
+        passes = self.parts.passes(memories, covariates, bool(training))
+        inputs = self.parts.standardize(inputs, mask)[:, :steps]
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
         given = ops.shape(inputs)[1]
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
-        if use is not None:
-            inputs = ops.where(use[:, :, None], inputs, ops.zeros_like(inputs))
-        states = self._initial_states(initial_state, ops.shape(inputs)[0])
-        with passes.prime(inputs[:, 0], states):
+        states = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory)
+        with passes.prime(inputs, states):
             if inputs.shape[1] == 1 and steps not in (None, 1):
                 outputs, states = passes.free(inputs[:, 0], states, 0, steps)
             else:
-                outputs, states = self._read(passes, inputs, use, states)
+                outputs, states = self._read(passes, inputs, use, states, fresh=initial_state is None)
                 if steps is not None and inputs.shape[1] != steps:
-                    sample = ops.cast(outputs[:, -1], inputs.dtype)
+                    sample = passes.sample(outputs[:, -1], inputs)
                     more, states = passes.free(sample, states, given, steps - given)
                     outputs = ops.concatenate([outputs, more], axis=1)
                     outputs = ops.reshape(outputs, (ops.shape(inputs)[0], steps, outputs.shape[-1]))
         self._called_steps = steps
         return (outputs, *states) if self.return_state else outputs
 
-    def _read(self, passes: Passes, inputs: Any, use: Any, states: list) -> tuple[Any, list]:
+    def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
-        if not self._feeds_back or inputs.shape[1] == 1:
-            return passes.whole(inputs, states)
+        if not self.parts.feeds_back or inputs.shape[1] == 1:
+            return passes.whole(inputs, states, fresh)
         if passes.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
             first = ops.cumsum(ops.ones_like(draws), axis=1) < 2
             kept = ops.logical_or(first, ops.less(draws, self.teacher_forcing))
             use = kept if use is None else ops.logical_and(use, kept)
         if use is None:
-            return passes.whole(inputs, states)
+            return passes.whole(inputs, states, fresh)
         if self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES:
             return passes.stepwise(inputs, use, states)
         return loop.cond(
             ops.all(use),
-            lambda: passes.whole(inputs, states),
+            lambda: passes.whole(inputs, states, fresh),
             lambda: passes.stepwise(inputs, use, states),
             variables=passes.variables,
         )
@@ -241,29 +222,34 @@ class AutoregressiveDecoder(keras.layers.Layer):
         mask = inputs_mask if mask is None else mask
         steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
         self._called_steps = steps
-        batch, forced, _ = inputs.shape
+        batch, forced = inputs.shape[:2]
         length = forced if steps is None else steps
-        outputs = keras.KerasTensor((batch, length, self._output.shape[-1]), dtype=self._output.dtype)
-        states = [keras.KerasTensor((batch, *s.shape[1:]), dtype=s.dtype) for s in self._cells.state_specs]
+        outputs = keras.KerasTensor((batch, length, self.parts.output.shape[-1]), dtype=self.parts.output.dtype)
+        states = [keras.KerasTensor((batch, *s.shape[1:]), dtype=s.dtype) for s in self.parts.cells.state_specs]
         return (outputs, *states) if self.return_state else outputs
 
     def compute_output_shape(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> Any:
         if not self.built:
             self.build(inputs_shape, memory_shape, covariates_shape)
-        spec = self.compute_output_spec(keras.KerasTensor(inputs_shape))
+        dtype = self.compute_dtype if self.embedding is None else "int32"
+        memory = None if memory_shape is None else keras.KerasTensor(memory_shape, dtype=self.compute_dtype)
+        covariates = None if covariates_shape is None else keras.KerasTensor(covariates_shape, dtype=self.compute_dtype)
+        spec = self.compute_output_spec(keras.KerasTensor(inputs_shape, dtype=dtype), None, memory, covariates)
         return tree.map_structure(lambda s: tuple(s.shape), spec)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        mask = previous_mask
+        mask = self.parts.mask_of(inputs, previous_mask)
         if mask is not None and self._called_steps is not None:
             mask = masking.mask_of_outputs(mask, inputs, self._called_steps)
-        return [mask] + [None] * self._cells.state_count if self.return_state else mask
+        return [mask] + [None] * self.parts.cells.state_count if self.return_state else mask
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "cell": keras.saving.serialize_keras_object(self.cell),
             "output_layer": keras.saving.serialize_keras_object(self.output_layer),
+            "embedding": keras.saving.serialize_keras_object(self.embedding),
+            "sampler": keras.saving.serialize_keras_object(self.sampler),
             "steps": self.steps,
             "teacher_forcing": self._initial_teacher_forcing,
             "return_state": self.return_state,
@@ -273,45 +259,20 @@ class AutoregressiveDecoder(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
         config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
-        layers = {k: keras.saving.deserialize_keras_object(config[k]) for k in ("cell", "output_layer")}
-        return cls(**{**config, **layers})
-
-    def _call_output_layer(self, training: bool) -> Any:
-        if self.output_layer is None:
-            return lambda hidden: hidden
-        return cheapest_call(self.output_layer, self, training)
-
-    def _initial_states(self, initial_state: Any, batch_size: Any) -> list[Any]:
-        """The given states in the cells' order, the cells' own where none is given."""
-        states = self._cells.initial_states(batch_size)
-        given = [] if initial_state is None else tree.flatten(initial_state)
-        for i, state in enumerate(given):
-            if state is not None:
-                states[i] = ops.cast(state, self._cells.state_specs[i].dtype)
-        return states
+        parts = {k: config[k] for k in ("cell", "output_layer", "embedding", "sampler") if k in config}
+        return cls(**{**config, **keras.saving.deserialize_keras_object(parts)})
 
     def _check_call(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any
     ) -> int | None:
         """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
-        arguments.check_inputs(self, inputs.shape, self._width)
-        arguments.check_mask(self, mask, inputs)
-        batch_size = inputs.shape[0]
-        arguments.check_states(self, initial_state, self._cells.state_specs, batch_size)
-        arguments.check_memory(self, memory, batch_size, self._cells.takes_memory)
-        length = inputs.shape[1] if steps is None else steps
-        arguments.check_covariates(self, covariates, batch_size, length, self._covariate_width)
-        if None not in (steps, inputs.shape[1]) and steps > inputs.shape[1]:
-            arguments.check_width(
-                self,
-                self.output_layer,
-                self._output,
-                self._width,
-                f"{steps} steps are asked for and {inputs.shape[1]} inputs given",
-            )
+        given = inputs.shape[1] if len(inputs.shape) > 1 else None
+        length = given if steps is None else steps
+        self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
+        arguments.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
+        if None not in (steps, given) and steps > given:
+            self.parts.check_feeds_back(f"{steps} steps are asked for and {given} inputs given")
         elif mask is not None and self.return_state:
-            arguments.check_width(
-                self, self.output_layer, self._output, self._width, "states behind masked inputs are asked for"
-            )
+            self.parts.check_feeds_back("states behind masked inputs are asked for")
         return steps

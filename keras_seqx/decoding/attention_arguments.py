@@ -1,0 +1,61 @@
+"""What a cell that attends may be made of, and what its memory must look like."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_seqx import _checks
+from keras_seqx.decoding import options
+
+MEMORY_FIX = (
+    "Pass an encoder's outputs: `decoder(inputs, memory=outputs)`. Within `keras.layers.RNN`, build the cell by "
+    "`cell.build((None, D), memory_shape=(None, None, M))` and append the memory to `initial_state`"
+)
+
+
+def check_memory_shape(owner: Any, shape: Any, width: int | None = None) -> None:
+    """Checks that there is a memory, of shape (B, S, M), M known and equal to `width`."""
+    if shape is None:
+        raise ValueError(_checks.message(owner, "memory", "of shape (B, S, M)", None, MEMORY_FIX))
+    _checks.shape(owner, "memory", shape, "(B, S, M)", (None, None, width), MEMORY_FIX)
+    if shape[2] is None:
+        what = "of shape (B, S, M) with a known M"
+        raise ValueError(_checks.message(owner, "memory", what, tuple(shape), MEMORY_FIX, "its shape"))
+
+
+def check_memory(owner: Any, memory: Any, mask: Any, width: int | None) -> None:
+    """Checks a memory (B, S, M), M equal to `width`, and its mask (B, S)."""
+    check_memory_shape(owner, None if memory is None else memory.shape, width)
+    if mask is not None:
+        fix = "Pass one boolean for each step of the memory"
+        _checks.shape(owner, "memory_mask", mask.shape, "(B, S)", tuple(memory.shape[:2]), fix)
+
+
+def check_no_dropout(owner: Any, cells: Any) -> None:
+    """Checks that none of the cells inside one that `keras.layers.RNN` runs in training has dropout."""
+    holders = [holder for cell in cells.cells for holder in cell.dropout_holders()]
+    if any(holder.dropout or holder.recurrent_dropout for holder in holders):
+        what = "without dropout within `keras.layers.RNN`, which draws no masks for cells inside cells"
+        raise ValueError(_checks.message(owner, "cell", what, owner.cell, "Use `AutoregressiveDecoder`"))
+
+
+def one_of(owner: Any, argument: str, value: Any, names: tuple) -> Any:
+    """Returns `value` if it is one of the `names`."""
+    if value in names:
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    raise error(_checks.message(owner, argument, "one of " + ", ".join(map(repr, names)), value, "Choose by name"))
+
+
+def width(owner: Any, argument: str, value: Any) -> int | None:
+    """Returns a width, None for the inner cell's."""
+    fix = "Leave it out to have it as wide as the inner cell's output"
+    return None if value is None else _checks.positive_integer(owner, argument, value, fix)
+
+
+def of_monotonic(owner: Any, argument: str, value: Any, constraint: str, holds: Callable[[Any], Any]) -> float:
+    """Returns a number that means something for monotonic attention alone."""
+    number = float(options.number(owner, argument, value, constraint, holds, "Leave it out for 0"))
+    if number and owner.monotonic is None:
+        fix = "Set `monotonic`, or leave it out"
+        raise ValueError(_checks.message(owner, argument, "0 without `monotonic`", value, fix))
+    return number

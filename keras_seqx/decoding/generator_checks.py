@@ -1,0 +1,101 @@
+"""What a token generator is made of must fit together, told when it is made or built."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_seqx import _checks
+from keras_seqx.decoding import constraints, loop, options
+from keras_seqx.decoding.beam_search import BeamSearch
+from keras_seqx.decoding.processors import Processor
+from keras_seqx.decoding.search import GreedySearch, Sampling, Search
+
+# Processors whose verdict depends on the step alone, not on the tokens before it.
+BY_STEP_ALONE = (constraints.SuppressTokens, constraints.ForcedTokens, constraints.MinLength)
+
+# The most logits that are made to see whether processors contradict one another.
+PROBED = 1_000_000
+
+
+def special_tokens(owner: Any, end_token: Any, pad_token: Any) -> tuple[int | None, int]:
+    """Returns both as integers of at least 0, the end token possibly None."""
+    fix = "Give the id that ends a sequence, or None where every sequence has `max_steps` tokens"
+    end = None if end_token is None else options.token(owner, "end_token", end_token, fix)
+    pad = options.token(owner, "pad_token", pad_token, "0 is what Keras' embeddings mask")
+    if end is not None and end == pad:
+        what = f"another token than `end_token`, {end}"
+        fix = "Behind the end it could not be told from it"
+        raise ValueError(_checks.message(owner, "pad_token", what, pad_token, fix))
+    return end, pad
+
+
+def search_of(owner: Any, search: Any) -> Search:
+    """Returns the search."""
+    if search == "greedy":
+        return GreedySearch()
+    if isinstance(search, Search):
+        return search
+    fix = "Pass for example `BeamSearch(4)`"
+    raise (ValueError if isinstance(search, str) else TypeError)(
+        _checks.message(owner, "search", '"greedy", `Sampling(...)` or `BeamSearch(...)`', search, fix)
+    )
+
+
+def processors_of(owner: Any, processors: Any) -> list[Processor]:
+    """Returns the processors, a list."""
+    what, fix = "a list of processors", "Pass for example `[RepetitionPenalty(1.2)]`"
+    if not isinstance(processors, Sequence) or isinstance(processors, str):
+        raise TypeError(_checks.message(owner, "processors", what, processors, fix))
+    for processor in processors:
+        if not isinstance(processor, Processor):
+            raise TypeError(_checks.message(owner, "processors", what, processor, fix, "one of them"))
+    return list(processors)
+
+
+def returned(owner: Any, count: Any, search: Search) -> int | None:
+    """Returns how many sequences are returned, None for as many as the search has by itself."""
+    if count is None:
+        return None
+    fix = "Leave it at None for the best sequence alone"
+    count = _checks.positive_integer(owner, "num_return_sequences", count, fix)
+    if count > search.beams:
+        kind = {BeamSearch: "num_beams", Sampling: "num_samples"}.get(type(search))
+        what = f"at most {search.beams}, " + (f"the `{kind}` of the search" if kind else "as the search is greedy")
+        fix = f"Search by `BeamSearch({count})`, or return fewer"
+        raise ValueError(_checks.message(owner, "num_return_sequences", what, count, fix))
+    return count
+
+
+def check_vocabulary(
+    owner: Any, vocabulary: int, end_token: int | None, max_steps: int, processors: Sequence[Processor]
+) -> None:
+    """Checks tokens and processors against the size of the decoder's logits."""
+    if end_token is not None and end_token >= vocabulary:
+        what = f"one of the decoder's {vocabulary} tokens, within [0, {vocabulary})"
+        fix = "The decoder could never end: give its `output_layer` a logit for the end, or pass None"
+        raise ValueError(_checks.message(owner, "end_token", what, end_token, fix))
+    for processor in processors:
+        processor.check(owner, vocabulary)
+    by_step = [processor for processor in processors if isinstance(processor, BY_STEP_ALONE)]
+    if by_step:
+        left = loop.eagerly(lambda: _tokens_left(by_step, min(max_steps, 1 + PROBED // vocabulary), vocabulary))
+        if not left.all():
+            step = int(np.argmin(left))
+            fix = "Leave one of them out, or order the forced tokens behind the suppressed ones"
+            what = "such that a token is left at every step"
+            shape = f"none is left for token {step} of a sequence"
+            raise ValueError(_checks.message(owner, "processors", what, by_step, fix, shape))
+
+
+def _tokens_left(processors: Sequence[Processor], steps: int, vocabulary: int) -> np.ndarray:
+    """Whether any token is left at each of the first steps, (steps,), for every row that processors know of."""
+    rows = max(np.size(getattr(processor, "min_length", 0)) for processor in processors)
+    step = ops.tile(ops.arange(steps, dtype="int32"), rows)
+    logits = ops.zeros((rows * steps, vocabulary), dtype=keras.config.floatx())
+    for processor in processors:
+        logits = processor(ops.zeros((rows * steps, 1), dtype="int32"), step + 1, step, logits)
+    left = np.isfinite(ops.convert_to_numpy(logits)).any(axis=1)
+    return left.reshape(rows, steps).all(axis=0)

@@ -1,0 +1,286 @@
+"""TokenGenerator: tokens out of a trained decoder."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_seqx import _checks
+from keras_seqx.decoding import arguments, generator_checks, loop
+from keras_seqx.decoding.beam_search import BeamSearch
+from keras_seqx.decoding.generation import Generation, repeat
+from keras_seqx.decoding.search import RowByRow, Search
+from keras_seqx.decoding.stream import Stream
+from keras_seqx.layers.autoregressive_decoder import AutoregressiveDecoder
+
+
+@keras.saving.register_keras_serializable(package="keras_seqx")
+class TokenGenerator(keras.layers.Layer):
+    """Generates tokens by a decoder, until every row has ended.
+
+    It shares the decoder's weights and reads a prompt as the decoder does: one start token, or prompts of different
+    lengths, padded on the right. Behind its own prompt each row goes on alone, for at most `max_steps` tokens. It is a
+    layer: the same program for any content, inside any functional model, saved and exported with it. Differs from
+    calling the decoder for a fixed number of steps in that it looks for sequences, not for one step at a time, and
+    stops as soon as all rows are finished.
+
+    Args:
+        decoder: an `AutoregressiveDecoder` with an `embedding`. Its weights are shared, its sampler, `steps` and
+            `teacher_forcing` are not used.
+        end_token: the token that ends a sequence, or None: then all have `max_steps` tokens.
+        max_steps: integer of at least 1, the most tokens that are generated for a row, the end token counted.
+        search: "greedy" (default), `Sampling(...)`, or `BeamSearch(...)`.
+        processors: processors of logits, such as `RepetitionPenalty(1.2)`, applied in order at every step.
+        pad_token: what stands behind the end of a sequence. Defaults to 0.
+        num_return_sequences: integer N, at most the beams or samples: the N best are returned, best first. Defaults
+            to None: the best beam, or every sample in the order drawn.
+        return_alignments: whether to return where the decoder's cells looked. Defaults to False.
+        seed: integer, seed of the draws. Defaults to None.
+        **kwargs: those of every Keras layer; `dtype` defaults to the decoder's.
+
+    Call arguments:
+        inputs: integer tensor (B, T0), the prompts, T0 >= 1.
+        initial_state, memory, covariates: as the decoder's; covariates (B, T0 + max_steps - 1, C).
+        mask: boolean tensor (B, T0), true at the prompts' tokens, which come first in their rows. Keras fills it where
+            the inputs have one; an embedding with `mask_zero` makes one.
+        inputs_mask, memory_mask: filled by Keras where several tensors are passed.
+
+    Returns:
+        A dict. "tokens", int32 (B, max_steps), what comes behind the prompts, the end token included; "lengths",
+        int32 (B,), how many of them are valid, the end token counted; "scores", float (B,), the sum of the
+        log-probabilities of the processed logits, for a `BeamSearch` divided by length ** length_penalty. With
+        `num_return_sequences`, or several samples, there is an axis more: (B, N, max_steps), (B, N), (B, N). A sequence
+        that was never found has length 0 and score -inf. With `return_alignments`, "alignments" too,
+        float32 (B, [N,] max_steps, S), the mean over the cells that attend; row i tells where the decoder looked for
+        token i.
+
+    Raises:
+        ValueError: an end token that the vocabulary lacks; more sequences to return than beams; processors that leave
+            no token; ids out of the vocabulary; memory missing or not taken.
+        TypeError: a decoder without embedding; float ids; options of other kinds.
+
+    Masking:
+        Neither padding behind a prompt nor padding of the memory changes a result, nor does any other row.
+
+    Randomness:
+        `Sampling` draws one number for each sequence and token, before the loop.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_seqx import AutoregressiveDecoder, BeamSearch, TokenGenerator
+    >>> embedding, logits = keras.layers.Embedding(12, 8), keras.layers.Dense(12)
+    >>> decoder = AutoregressiveDecoder(keras.layers.LSTMCell(16), logits, embedding=embedding)
+    >>> generator = TokenGenerator(decoder, end_token=2, max_steps=20, search=BeamSearch(4), num_return_sequences=3)
+    >>> found = generator(np.ones((5, 1), "int32"))
+    >>> {key: tuple(value.shape) for key, value in found.items()}
+    {'tokens': (5, 3, 20), 'lengths': (5, 3), 'scores': (5, 3)}
+    """
+
+    def __init__(
+        self,
+        decoder: AutoregressiveDecoder,
+        *,
+        end_token: int | None,
+        max_steps: int,
+        search: str | Search = "greedy",
+        processors: Sequence[Any] = (),
+        pad_token: int = 0,
+        num_return_sequences: int | None = None,
+        return_alignments: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(decoder, AutoregressiveDecoder) or decoder.embedding is None:
+            fix = "Pass the trained decoder itself, made with `embedding=keras.layers.Embedding(...)`"
+            what = "an AutoregressiveDecoder with an `embedding`"
+            raise TypeError(_checks.message(self, "decoder", what, decoder, fix))
+        super().__init__(**{"dtype": decoder.dtype_policy, **kwargs})
+        self.decoder = decoder
+        self.supports_jit = decoder.supports_jit
+        self.end_token, self.pad_token = generator_checks.special_tokens(self, end_token, pad_token)
+        fix = "It bounds the tokens behind a prompt"
+        self.max_steps = _checks.positive_integer(self, "max_steps", max_steps, fix)
+        self.search = generator_checks.search_of(self, search)
+        self.processors = generator_checks.processors_of(self, processors)
+        self.num_return_sequences = generator_checks.returned(self, num_return_sequences, self.search)
+        self.return_alignments = bool(return_alignments)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._stream = Stream(self, self.search, self._question, self._generation)
+
+    def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
+        if not self.decoder.built:
+            self.decoder.build(inputs_shape, memory_shape, covariates_shape)
+        parts = self.decoder.parts
+        if self.return_alignments and not parts.cells.gives_alignments:
+            fix = "Use an `AttentionCell`, or leave it out"
+            what = "False, as no cell of the decoder attends to a memory"
+            raise ValueError(_checks.message(self, "return_alignments", what, True, fix))
+        vocabulary = parts.output.shape[-1]
+        generator_checks.check_vocabulary(self, vocabulary, self.end_token, self.max_steps, self.processors)
+
+    def call(
+        self,
+        inputs: Any,
+        initial_state: Any = None,
+        memory: Any = None,
+        covariates: Any = None,
+        mask: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
+    ) -> dict[str, Any]:
+        mask = self.decoder.parts.mask_of(inputs, inputs_mask if mask is None else mask)
+        self._check(inputs, initial_state, memory, covariates, mask)
+        question = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
+        return self.search.run(self._generation(question), self._noise(inputs))
+
+    def stream(
+        self,
+        inputs: Any,
+        initial_state: Any = None,
+        memory: Any = None,
+        covariates: Any = None,
+        mask: Any = None,
+        memory_mask: Any = None,
+    ) -> Iterator[np.ndarray]:
+        """Yields tokens as they come.
+
+        The arguments are those of a call.
+
+        Returns:
+            An iterator over int32 arrays (B,), the first tokens behind the prompts, the second, ...: where a row has
+            ended, the pad token. It ends when all rows have. Its steps are the ones of a call, compiled one by one.
+
+        Raises:
+            ValueError: a search that does not know its tokens before its end, a beam search or several samples.
+        """
+        if not isinstance(self.search, RowByRow) or self.search.beams > 1:
+            fix = 'Use "greedy" or `Sampling()` with one sample, or call the generator'
+            what = "one that knows a token as it comes"
+            raise ValueError(_checks.message(self, "search", what, self.search, fix))
+        if not self.built:
+            shapes = [None if x is None else np.shape(x) for x in (memory, covariates)]
+            self.build(np.shape(inputs), *shapes)
+        mask, memory_mask = (
+            getattr(x, "_keras_mask", None) if own is None else own
+            for x, own in ((inputs, mask), (memory, memory_mask))
+        )
+        inputs = ops.convert_to_tensor(inputs)
+        memory, covariates = (None if x is None else ops.convert_to_tensor(x) for x in (memory, covariates))
+        mask = self.decoder.parts.mask_of(inputs, mask)
+        self._check(inputs, initial_state, memory, covariates, mask)
+        noise = self._noise(inputs)
+        return self._stream.tokens(inputs, noise, initial_state, memory, covariates, mask, memory_mask)
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        initial_state: Any = None,
+        memory: Any = None,
+        covariates: Any = None,
+        mask: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
+    ) -> dict[str, Any]:
+        self._check(inputs, initial_state, memory, covariates, inputs_mask if mask is None else mask)
+        rows: tuple[Any, ...] = (inputs.shape[0],)
+        sequences = self.num_return_sequences or (1 if isinstance(self.search, BeamSearch) else self.search.beams)
+        if self.num_return_sequences or sequences > 1:
+            rows += (sequences,)
+        spec = {
+            "tokens": keras.KerasTensor((*rows, self.max_steps), dtype="int32"),
+            "lengths": keras.KerasTensor(rows, dtype="int32"),
+            "scores": keras.KerasTensor(rows, dtype=self._score_dtype()),
+        }
+        if self.return_alignments:
+            spec["alignments"] = keras.KerasTensor((*rows, self.max_steps, memory.shape[1]), dtype="float32")
+        return spec
+
+    def compute_output_shape(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> Any:
+        if not self.built:
+            self.build(inputs_shape, memory_shape, covariates_shape)
+        memory, covariates = (
+            None if shape is None else keras.KerasTensor(shape) for shape in (memory_shape, covariates_shape)
+        )
+        spec = self.compute_output_spec(keras.KerasTensor(inputs_shape, dtype="int32"), None, memory, covariates)
+        return {key: tuple(value.shape) for key, value in spec.items()}
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        # Keras writes that an object is shared when it meets it again, here and in what it wrote of it first; of that,
+        # inside a layer, it keeps a copy without the note. So the decoder is met twice, and the second one has it.
+        _, decoder = (keras.saving.serialize_keras_object(self.decoder) for _ in range(2))
+        return {
+            **super().get_config(),
+            "decoder": decoder,
+            "end_token": self.end_token,
+            "max_steps": self.max_steps,
+            "search": keras.saving.serialize_keras_object(self.search),
+            "processors": keras.saving.serialize_keras_object(self.processors),
+            "pad_token": self.pad_token,
+            "num_return_sequences": self.num_return_sequences,
+            "return_alignments": self.return_alignments,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TokenGenerator":
+        parts = {key: config[key] for key in ("decoder", "search", "processors")}
+        return cls(**{**config, **keras.saving.deserialize_keras_object(copy.deepcopy(parts))})
+
+    def _check(self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any) -> None:
+        parts, given = self.decoder.parts, inputs.shape[1] if len(inputs.shape) > 1 else None
+        steps = None if given is None else given - 1 + self.max_steps
+        parts.check(self, inputs, initial_state, memory, covariates, steps, mask)
+        read = None if given is None else given - 1
+        arguments.check_max_length(self, "max_steps", self.max_steps, read, parts.cells.max_length)
+        known = None if mask is None else loop.known(mask)
+        if known is not None and np.any(known[:, 1:] > known[:, :-1]):
+            fix = "Pad prompts on the right"
+            what = "true at the first tokens of a row and false behind them"
+            raise ValueError(_checks.message(self, "mask", what, known.tolist(), fix))
+
+    def _noise(self, inputs: Any) -> Any:
+        rows = ops.shape(inputs)[0] * self.search.beams
+        return self.search.noise(rows, self.max_steps, self.decoder.parts.output.shape[-1], self.seed_generator)
+
+    def _question(
+        self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any
+    ) -> dict[str, Any]:
+        """Everything that does not change through the steps, as tensors, each row as often as it has beams."""
+        parts, beams = self.decoder.parts, self.search.beams
+        prompt = parts.standardize(inputs, mask)
+        valid = ops.ones_like(prompt) if mask is None else ops.cast(mask, "int32")
+        tensors = {
+            "prompt": prompt,
+            "prompt_lengths": ops.maximum(ops.cast(ops.sum(valid, axis=1), "int32"), 1),
+            "states": parts.initial_states(initial_state, ops.shape(inputs)[0], memory),
+            "memories": parts.cells.prepare_memory(memory, memory_mask),
+            "covariates": covariates,
+        }
+        return {**repeat(tensors, beams), "source": memory}
+
+    def _generation(self, question: dict[str, Any]) -> Generation:
+        passes = self.decoder.parts.passes(question["memories"], question["covariates"], training=False)
+        return Generation(
+            step=lambda token, states, t: passes.step(token, states, t, self.return_alignments),
+            prompt=question["prompt"],
+            prompt_lengths=question["prompt_lengths"],
+            states=question["states"],
+            processors=self.processors,
+            end_token=self.end_token,
+            pad_token=self.pad_token,
+            max_steps=self.max_steps,
+            score_dtype=self._score_dtype(),
+            returned=self.num_return_sequences,
+            memory_length=ops.shape(question["source"])[1] if self.return_alignments else None,
+        )
+
+    def _score_dtype(self) -> str:
+        return keras.backend.result_type(self.decoder.parts.output.dtype, "float32")
