@@ -1,0 +1,388 @@
+"""Pronounces English words: reads letters, writes phones, and learns how from the CMU Pronouncing Dictionary.
+
+A bidirectional LSTM reads the letters, an attention decoder writes the phones one after the other, and a beam search
+finds the pronunciation that is likeliest as a whole:
+
+    python examples/pronounce_words.py --data shared/data/cmudict
+
+trains for less than half an hour on two cores (`--config best`: a larger model, about two hours), tells how many words
+of the development set come out right and draws `out/pronounce_words.png`: where the decoder looked while it spoke.
+Without `--data` it downloads the dictionary. It writes one `.keras` file, which takes letters and returns phones. Then
+
+    python examples/pronounce_words.py --say keras tensor flow
+
+pronounces what is typed, and without words asks for them. A run that was interrupted goes on with its last epoch when
+it is started again.
+
+Needs matplotlib: pip install "keras_seqx[examples]"
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+try:
+    import matplotlib
+except ImportError:
+    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import keras_seqx
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+logging.getLogger("tensorflow").setLevel("ERROR")
+
+ORIGIN = "https://raw.githubusercontent.com/microsoft/CNTK/master/Examples/SequenceToSequence/CMUDict/Data"
+FILES = {"train.txt": "cmudict-0.7b.train-dev-20-21", "dev.txt": "cmudict-0.7b.dev-20-21"}
+
+LETTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# fmt: off
+PHONES = [
+    "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY",
+    "F", "G", "HH", "IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY",
+    "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
+]
+# fmt: on
+# Of both alphabets 0 is padding; of the phones two more are none.
+START, END, FIRST = 1, 2, 3
+VOCABULARY = FIRST + len(PHONES)
+
+Words = dict[str, list[list[str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run is made of."""
+
+    units: int
+    encoder_layers: int
+    decoder_layers: int
+    embedding: int
+    dropout: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    label_smoothing: float
+    teacher_forcing: float  # at the end of the schedule, which begins with 1
+    beams: int
+    buckets: int
+    words: int | None = None  # of the training words, for a run that only shows that it works
+
+
+CONFIGS = {
+    "quick": Config(128, 2, 1, 64, 0.2, 14, 128, 2e-3, 0.1, 0.9, 5, 6),
+    "best": Config(256, 2, 2, 64, 0.3, 30, 128, 1.5e-3, 0.1, 0.9, 5, 6),
+    "tiny": Config(16, 1, 1, 8, 0.0, 1, 64, 5e-3, 0.1, 0.9, 2, 2, 500),
+}
+
+
+# --- The dictionary
+
+
+def read_dictionary(path: Path) -> Words:
+    """Returns the pronunciations of each word of a file with lines of a word, two spaces and its phones."""
+    words: Words = {}
+    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
+        word, _, phones = line.strip().partition("  ")
+        unknown = (set(word) - set(LETTERS)) | (set(phones.split()) - set(PHONES))
+        if not word or not phones or unknown:
+            raise SystemExit(
+                f"pronounce_words: {path}, line {number} is no word with its phones: {line!r} {unknown or ''}"
+            )
+        words.setdefault(word, []).append(phones.split())
+    return words
+
+
+def load(data: Path | None, out: Path) -> tuple[Words, Words]:
+    """Returns the words to train on, and those to be tested on, none of which is among the first."""
+    if data is None:
+        data = out / "cmudict"
+        for name, origin in FILES.items():
+            if not (data / name).exists():
+                url = f"{ORIGIN}/{origin}.txt"
+                try:
+                    keras.utils.get_file(name, url, cache_dir=str(out), cache_subdir="cmudict")
+                except Exception as error:  # whatever the network says
+                    raise SystemExit(f"pronounce_words: {url} cannot be had: {error}. Say --data DIR") from None
+    for name in FILES:
+        if not (data / name).is_file():
+            raise SystemExit(f"pronounce_words: there is no {data / name}. Say --data DIR, with {' and '.join(FILES)}")
+    train, dev = (read_dictionary(data / name) for name in FILES)
+    return train, {word: phones for word, phones in dev.items() if word not in train}
+
+
+def letter_ids(word: str) -> np.ndarray:
+    """Returns a word as ids (S,)."""
+    return np.array([1 + LETTERS.index(letter) for letter in word], "int32")
+
+
+def phone_ids(phones: list[str]) -> np.ndarray:
+    """Returns phones as ids (T,)."""
+    return np.array([FIRST + PHONES.index(phone) for phone in phones], "int32")
+
+
+def phones_of(ids: np.ndarray, length: int) -> list[str]:
+    """Returns the phones of the first ids of a row, without the end."""
+    return [PHONES[i - FIRST] for i in ids[:length] if i >= FIRST]
+
+
+def pairs(words: Words, config: Config, seed: int) -> keras_seqx.LengthBucketing:
+    """Returns every pronunciation of every word, in batches of like lengths."""
+    listed = [(word, phones) for word, several in words.items() for phones in several]
+    letters = [letter_ids(word) for word, _ in listed]
+    spoken = [phone_ids(phones) for _, phones in listed]
+    read = [np.concatenate([[START], phones]).astype("int32") for phones in spoken]
+    written = [np.concatenate([phones, [END]]).astype("int32") for phones in spoken]
+    options: dict[str, Any] = {"batch_size": config.batch_size, "buckets": config.buckets, "seed": seed}
+    return keras_seqx.LengthBucketing({"letters": letters, "phones": read}, written, **options)
+
+
+# --- The models
+
+
+@keras.saving.register_keras_serializable(package="pronounce_words")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits (B, T, V) against ids (B, T), a part of whose weight goes to all tokens alike."""
+
+    def __init__(self, smoothing: float = 0.1, name: str = "crossentropy", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self.smoothing = smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        logp = ops.log_softmax(y_pred, axis=-1)
+        chosen = ops.take_along_axis(logp, ops.cast(y_true, "int32")[..., None], axis=-1)[..., 0]
+        return -(1 - self.smoothing) * chosen - self.smoothing * ops.mean(logp, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "smoothing": self.smoothing}
+
+
+def build(config: Config, seed: int) -> tuple[keras.Model, Any, Any]:
+    """Returns the model to train, from letters and phones to the next phones, and its encoder and decoder."""
+    letters = keras.Input((None,), dtype="int32", name="letters")
+    phones = keras.Input((None,), dtype="int32", name="phones")
+    hidden = layers.Embedding(1 + len(LETTERS), config.embedding, mask_zero=True)(letters)
+    for _ in range(config.encoder_layers):
+        hidden = layers.Bidirectional(layers.LSTM(config.units, return_sequences=True))(hidden)
+        hidden = layers.Dropout(config.dropout)(hidden)
+    encoder = keras.Model(letters, hidden, name="encoder")
+
+    first, *others = (layers.LSTMCell(config.units, dropout=config.dropout) for _ in range(config.decoder_layers))
+    decoder = keras_seqx.AutoregressiveDecoder(
+        [keras_seqx.AttentionCell(first), *others],
+        keras.Sequential([layers.Dropout(config.dropout), layers.Dense(VOCABULARY)]),
+        embedding=layers.Embedding(VOCABULARY, config.embedding, mask_zero=True),
+        sampler=keras_seqx.Categorical(),
+        seed=seed,
+        name="decoder",
+    )
+    return keras.Model({"letters": letters, "phones": phones}, decoder(phones, memory=hidden)), encoder, decoder
+
+
+def speaker(encoder: Any, decoder: Any, beams: int, alignments: bool = False) -> keras.Model:
+    """Returns the model to use: from letters (B, S) to the best phones, their score, and where they were found."""
+    letters = keras.Input((None,), dtype="int32", name="letters")
+    search = keras_seqx.BeamSearch(beams) if beams > 1 else "greedy"
+    generator = keras_seqx.TokenGenerator(
+        decoder, end_token=END, max_steps=40, search=search, return_alignments=alignments, name="generator"
+    )
+    start = ops.full_like(letters[:, :1], START)
+    return keras.Model(letters, generator(start, memory=encoder(letters)))
+
+
+def train(model: keras.Model, data: Any, validation: Any, config: Config, folder: Path) -> float:
+    """Trains a model, and goes on where an interrupted run stopped; returns the seconds that it took."""
+    steps = config.epochs * len(data)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, warmup_target=config.learning_rate, warmup_steps=min(500, steps // 10)
+    )
+    # The mean of the last weights generalizes better than the last ones; `fit` puts it in their place at the end.
+    optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
+    # XLA would compile every shape anew; TensorFlow's own graph takes them all.
+    jit = keras.backend.backend() == "jax"
+    loss = SmoothedCrossentropy(config.label_smoothing, reduction="mean_with_sample_weight")
+    model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=jit)
+    callbacks: list[Any] = [
+        keras_seqx.TeacherForcingSchedule("linear", end=config.teacher_forcing, epochs=config.epochs),
+        keras_seqx.PaddingMonitor(data),
+        keras.callbacks.CSVLogger(folder / "history.csv", append=True),
+        keras.callbacks.BackupAndRestore(folder / "backup", delete_checkpoint=False),
+    ]
+    began = time.perf_counter()
+    model.fit(data, validation_data=validation, epochs=config.epochs, shuffle=False, callbacks=callbacks)
+    return time.perf_counter() - began
+
+
+# --- What comes out
+
+
+def pronounce(model: keras.Model, words: list[str], verbose: Any = 0) -> list[list[str]]:
+    """Returns the phones of each word."""
+    data = keras_seqx.LengthBucketing([letter_ids(word) for word in words], batch_size=256, buckets=8)
+    found = data.predict(model, verbose=verbose)
+    return [phones_of(ids, length) for ids, length in zip(found["tokens"], found["lengths"], strict=True)]
+
+
+def error_rates(truth: Words, answers: list[list[str]]) -> dict[str, float]:
+    """Returns the word and phoneme error rates: against the nearest of a word's pronunciations."""
+    several = max(map(len, truth.values()))
+    longest = max(len(p) for phones in [*truth.values(), answers] for p in phones)
+    references = np.zeros((len(truth), several, longest), "int32")
+    predictions = np.zeros((len(truth), longest), "int32")
+    for row, (phones, answer) in enumerate(zip(truth.values(), answers, strict=True)):
+        for place, reference in enumerate(phones):
+            references[row, place, : len(reference)] = phone_ids(reference)
+        predictions[row, : len(answer)] = phone_ids(answer)
+    metrics = {"PER": keras_seqx.EditDistance(pad_token=0), "words right": keras_seqx.SequenceAccuracy(pad_token=0)}
+    for metric in metrics.values():
+        metric.update_state(references, predictions)
+    return {"WER": 1 - float(metrics["words right"].result()), "PER": float(metrics["PER"].result())}
+
+
+def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, float], path: Path) -> None:
+    """Draws where the decoder looked while it spoke a few words."""
+    letters = keras.utils.pad_sequences([letter_ids(word) for word in words], padding="post")
+    found = model.predict(letters, verbose=0)
+    plt.rcParams.update({"font.size": 10, "axes.titlesize": 11, "axes.edgecolor": "#7b8794"})
+    figure, axes = plt.subplots(2, math.ceil(len(words) / 2), figsize=(12.5, 7), layout="constrained", squeeze=False)
+    for row, (axis, word) in enumerate(zip(axes.flat, words, strict=False)):
+        spoken = phones_of(found["tokens"][row], found["lengths"][row])
+        look = found["alignments"][row, : len(spoken), : len(word)]
+        axis.imshow(look, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(word)), list(word))
+        axis.set_yticks(range(len(spoken)), spoken)
+        axis.tick_params(length=0)
+        right = spoken in truth[word]
+        axis.set_title(f"{word.lower()}: {'right' if right else 'should be ' + ' '.join(truth[word][0])}", loc="left")
+        axis.spines[:].set_visible(False)
+    title = f"Where the decoder looked: {1 - rates['WER']:.1%} of unseen words pronounced right"
+    figure.suptitle(title, x=0.01, ha="left", size=15, weight="bold")
+    figure.savefig(path, dpi=95, pil_kwargs={"optimize": True})
+    plt.close(figure)
+
+
+def say(words: list[str], path: Path) -> None:
+    """Pronounces words, or what is typed."""
+    if not path.is_file():
+        raise SystemExit(f"pronounce_words: there is no {path}. Train a model first, without --say")
+    model = keras.saving.load_model(path)
+
+    def spell(word: str) -> None:
+        known = "".join(letter for letter in word.upper().replace("\u2019", "'") if letter in LETTERS)
+        if not known:
+            print(f"{word}: has none of the letters A to Z")
+        else:
+            print(f"{known.lower():20} {' '.join(pronounce(model, [known])[0])}", flush=True)
+
+    for word in words:
+        spell(word)
+    if not words:
+        print("Type words, an empty line ends.", flush=True)
+        for line in sys.stdin:
+            if not line.strip():
+                break
+            for word in line.split():
+                spell(word)
+
+
+def record(args: Any, config: Config, folder: Path, scores: dict[str, Any], seconds: float, parameters: int) -> None:
+    """Writes what a run was and what it gave: everything that it takes to compare it with another one."""
+    history = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
+    run = {
+        "command": " ".join(["python", *sys.argv]),
+        "configuration": dataclasses.asdict(config),
+        "seed": args.seed,
+        "parameters": parameters,
+        "backend": keras.backend.backend(),
+        "versions": {
+            "keras": keras.__version__,
+            "keras_seqx": keras_seqx.__version__,
+            "python": platform.python_version(),
+        },
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "training seconds of this run": round(seconds),
+        "processor seconds of this run": round(time.process_time()),
+        "scores": scores,
+        "history": {name: [float(f"{value:.5g}") for value in history[name]] for name in history.dtype.names or ()},
+    }
+    (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where train.txt and dev.txt are (default: download)")
+    parser.add_argument("--config", choices=["quick", "best"], default="quick", help="how large (default: quick)")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the draws and the order (default: 0)")
+    parser.add_argument("--epochs", type=int, help="how long to train instead of the configuration's epochs")
+    parser.add_argument("--say", nargs="*", metavar="WORD", help="pronounce words by the model of --out, do not train")
+    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
+    args = parser.parse_args()
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is no folder")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    file = args.out / "pronounce_words.keras"
+    if args.say is not None:
+        say(args.say, file)
+        return
+    name = "tiny" if args.quick else args.config
+    config = CONFIGS[name]
+    if args.epochs:
+        config = dataclasses.replace(config, epochs=args.epochs)
+    folder = args.out / f"pronounce_words_{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    words, dev = load(args.data, args.out)
+    words = dict(list(words.items())[: config.words])
+    dev = dict(list(dev.items())[: config.words])
+    keras.utils.set_random_seed(args.seed)
+    data, validation = pairs(words, config, args.seed), pairs(dev, config, args.seed)
+    print(f"{len(words):,} words to train on, {len(dev):,} others to test\n\n{data.report()}\n")
+    model, encoder, decoder = build(config, args.seed)
+    model.summary()
+    seconds = train(model, data, validation, config, folder)
+
+    scores: dict[str, Any] = {}
+    listed = list(dev)
+    for beams in (1, config.beams):
+        print(
+            f"\nPronouncing {len(dev):,} words by {'the greedy search' if beams == 1 else f'{beams} beams'}", flush=True
+        )
+        spoken = speaker(encoder, decoder, beams)
+        scores[f"{beams} beams"] = error_rates(dev, pronounce(spoken, listed, "auto"))
+    print(f"\n{'':16}{'WER':>8}{'PER':>8}")
+    for search, rates in scores.items():
+        print(f"{search:16}{rates['WER']:8.2%}{rates['PER']:8.2%}")
+    record(args, config, folder, scores, seconds, model.count_params())
+
+    spoken = speaker(encoder, decoder, config.beams, alignments=True)
+    spoken.save(file)
+    shown: list[str] = [w for w in ("ABBREVIATED", "KNIGHTLY", "PSYCHOLOGICAL", "THOROUGHNESS") if w in dev]
+    shown += [w for w in sorted(dev, key=lambda w: (abs(len(w) - 9), w))[:: max(1, len(dev) // 40)] if w not in shown]
+    draw(
+        shown[:6], dev, keras.saving.load_model(file), scores[f"{config.beams} beams"], args.out / "pronounce_words.png"
+    )
+    if args.quick:
+        print("These are the figures of the quick run.")
+    print(f"\nPicture  {args.out / 'pronounce_words.png'}\nModel    {file}\nRun      {folder / 'run.json'}")
+    print(f"\nTry      python examples/pronounce_words.py --out {args.out} --say keras tensor flow")
+
+
+if __name__ == "__main__":
+    main()
