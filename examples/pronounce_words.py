@@ -262,7 +262,7 @@ def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, fl
     figure, axes = plt.subplots(2, math.ceil(len(words) / 2), figsize=(12.5, 7), layout="constrained", squeeze=False)
     for row, (axis, word) in enumerate(zip(axes.flat, words, strict=False)):
         spoken = phones_of(found["tokens"][row], found["lengths"][row])
-        look = found["alignments"][row, : len(spoken), : len(word)]
+        look = found["alignments"][row, : max(1, len(spoken)), : len(word)]
         axis.imshow(look, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(len(word)), list(word))
         axis.set_yticks(range(len(spoken)), spoken)

@@ -83,7 +83,7 @@ def test_everything_public_is_listed_and_documented():
             ("Returns:",),
         ),
         (keras_seqx.metrics, ("EditDistance", "SequenceAccuracy"), ("Call arguments:", "Returns:")),
-        (keras_seqx.samplers, ("BeamSearch", "Categorical", "Gaussian", "Sampling", "PrefixConstrained"), ("Returns:",)),
+        (keras_seqx.samplers, ("BeamSearch", "Categorical", "Gaussian", "Sampling"), ("Returns:",)),
         (keras_seqx.transfer, ("change_timesteps", "transfer_weights"), ("Returns:",)),
     ):
         for name in names:

@@ -33,7 +33,7 @@ class NoRepeatNGram(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.constraints import NoRepeatNGram
+    >>> from keras_seqx import NoRepeatNGram
     >>> tokens, lengths = ops.array([[1, 2, 1, 0]], "int32"), ops.array([3], "int32")
     >>> logits = NoRepeatNGram(2)(tokens, lengths, 2, ops.array([[1.0, 2.0, 3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()
@@ -73,7 +73,7 @@ class MinLength(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.constraints import MinLength
+    >>> from keras_seqx import MinLength
     >>> logits = MinLength(2, end_token=0)(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 1, ops.ones((1, 3)))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, 1.0, 1.0]]
@@ -111,7 +111,7 @@ class SuppressTokens(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.constraints import SuppressTokens
+    >>> from keras_seqx import SuppressTokens
     >>> logits = SuppressTokens([0, 2])(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.ones((1, 3)))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, 1.0, -inf]]
@@ -148,7 +148,7 @@ class ForcedTokens(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.constraints import ForcedTokens
+    >>> from keras_seqx import ForcedTokens
     >>> logits = ForcedTokens({0: 2})(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.ones((1, 3)))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, -inf, 0.0]]
@@ -203,7 +203,7 @@ class PrefixConstrained(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.constraints import PrefixConstrained
+    >>> from keras_seqx import PrefixConstrained
     >>> tokens, lengths = ops.array([[0, 1, 0, 0]], "int32"), ops.array([2], "int32")  # one token was generated: 1
     >>> logits = PrefixConstrained([[1, 2], [1, 3], [2, 2]], end_token=0)(tokens, lengths, 1, ops.ones((1, 4)))
     >>> ops.convert_to_numpy(logits).tolist()

@@ -37,7 +37,7 @@ class Processor:
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import Processor
+    >>> from keras_seqx import Processor
     >>> class Doubled(Processor):
     ...     def __call__(self, tokens, lengths, step, logits):
     ...         return 2 * logits
@@ -114,7 +114,7 @@ class Temperature(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import Temperature
+    >>> from keras_seqx import Temperature
     >>> logits = Temperature(0.5)(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.array([[1.0, 2.0, 3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()
     [[2.0, 4.0, 6.0]]
@@ -148,7 +148,7 @@ class TopK(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import TopK
+    >>> from keras_seqx import TopK
     >>> logits = TopK(2)(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.array([[1.0, 2.0, 3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, 2.0, 3.0]]
@@ -184,7 +184,7 @@ class TopP(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import TopP
+    >>> from keras_seqx import TopP
     >>> logits = TopP(0.5)(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.array([[1.0, 2.0, 3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, -inf, 3.0]]
@@ -220,7 +220,7 @@ class MinP(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import MinP
+    >>> from keras_seqx import MinP
     >>> logits = MinP(0.2)(ops.zeros((1, 4), "int32"), ops.ones((1,), "int32"), 0, ops.array([[1.0, 2.0, 3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()
     [[-inf, 2.0, 3.0]]
@@ -260,7 +260,7 @@ class RepetitionPenalty(Processor):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.processors import RepetitionPenalty
+    >>> from keras_seqx import RepetitionPenalty
     >>> tokens, lengths = ops.array([[1, 2, 0]], "int32"), ops.array([2], "int32")
     >>> logits = RepetitionPenalty(2.0)(tokens, lengths, 0, ops.array([[1.0, 2.0, -3.0]]))
     >>> ops.convert_to_numpy(logits).tolist()

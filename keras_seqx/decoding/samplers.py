@@ -28,7 +28,7 @@ class Sampler:
 
     >>> import keras
     >>> from keras import ops
-    >>> from keras_seqx.decoding.samplers import Sampler
+    >>> from keras_seqx import Sampler
     >>> class Rounded(Sampler):
     ...     def __call__(self, outputs, noise=None):
     ...         return ops.round(outputs)
@@ -80,7 +80,7 @@ class Identity(Sampler):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.samplers import Identity
+    >>> from keras_seqx import Identity
     >>> tuple(Identity()(ops.ones((2, 3))).shape)
     (2, 3)
     """
@@ -99,7 +99,7 @@ class Greedy(Sampler):
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx.decoding.samplers import Greedy
+    >>> from keras_seqx import Greedy
     >>> ops.convert_to_numpy(Greedy()(ops.array([[0.0, 2.0, 1.0]]))).tolist()
     [1]
     """
@@ -141,7 +141,7 @@ class Categorical(Sampler):
 
     >>> import keras
     >>> from keras import ops
-    >>> from keras_seqx.decoding.samplers import Categorical
+    >>> from keras_seqx import Categorical
     >>> sampler = Categorical(temperature=0.7, top_k=2)
     >>> noise = sampler.noise(batch_size=4, steps=5, output_width=3, seed=keras.random.SeedGenerator(0))
     >>> ids = sampler(ops.zeros((4, 3)), noise[:, 0])
@@ -230,7 +230,7 @@ class Gaussian(Sampler):
 
     >>> import keras
     >>> from keras import ops
-    >>> from keras_seqx.decoding.samplers import Gaussian
+    >>> from keras_seqx import Gaussian
     >>> sampler = Gaussian()
     >>> noise = sampler.noise(batch_size=4, steps=5, output_width=6, seed=keras.random.SeedGenerator(0))
     >>> tuple(noise.shape), tuple(sampler(ops.zeros((4, 6)), noise[:, 0]).shape)

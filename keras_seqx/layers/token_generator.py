@@ -283,4 +283,6 @@ class TokenGenerator(keras.layers.Layer):
         )
 
     def _score_dtype(self) -> str:
-        return keras.backend.result_type(self.decoder.parts.output.dtype, "float32")
+        # Half precision is too coarse to sum in.
+        dtype = self.decoder.parts.output.dtype
+        return dtype if dtype == "float64" else "float32"

@@ -115,7 +115,7 @@ class SequenceMetric(keras.metrics.Metric):
 
     def _check_weight(self, weight: Any, y_true: Any) -> None:
         shape, (batch, *references, steps) = tuple(weight.shape), tuple(y_true.shape)
-        sizes = () if not shape else (batch,)
+        sizes: tuple[Any, ...] = (batch,) if shape else ()
         if len(shape) == 2:
             sizes = (batch, 1 if references or shape[1] == 1 else steps)
         what, fix = "of shape (B,), or (B, T) for one reference (B, T)", "Give one weight for each item"

@@ -49,9 +49,9 @@ def build(stack, seed=0, mask_zero=False, covariates=0, **kwargs):
     cell = make_cell(stack) if isinstance(stack, str) or isinstance(stack[0], str) else stack
     embedding = keras.layers.Embedding(VOCABULARY, WIDTH, mask_zero=mask_zero)
     decoder = AutoregressiveDecoder(cell, keras.layers.Dense(VOCABULARY), embedding=embedding, **kwargs)
-    memory = {"memory": np.zeros((1, 1, 3), "float32")} if decoder.parts.cells.needs_memory else {}
-    extra = {"covariates": np.zeros((1, 1, covariates), "float32")} if covariates else {}
-    decoder(np.ones((1, 1), "int32"), steps=1, **memory, **extra)
+    # Not by a call, which JAX would compile.
+    memory_shape = (None, None, 3) if decoder.parts.cells.needs_memory else None
+    decoder.build((None, None), memory_shape, (None, None, covariates) if covariates else None)
     reweigh(decoder, seed)
     return decoder
 
