@@ -231,7 +231,7 @@ class PrefixConstrained(Processor):
     def __call__(self, tokens: Any, lengths: Any, step: Any, logits: Any) -> Any:
         generated = ops.broadcast_to(ops.cast(step, "int32"), ops.shape(lengths))
         position = (lengths - generated)[:, None] + ops.arange(self._trie.depth, dtype="int32")
-        prefixes = ops.take_along_axis(tokens, ops.clip(position, 0, tokens.shape[1] - 1), axis=1)
+        prefixes = ops.take_along_axis(tokens, ops.clip(position, 0, ops.shape(tokens)[1] - 1), axis=1)
         return history.allow_only(logits, *self._trie.followers(prefixes, generated))
 
     def check(self, owner: Any, vocabulary_size: int) -> None:

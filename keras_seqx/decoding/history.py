@@ -23,12 +23,11 @@ def repetition_penalty(logits: Any, tokens: Any, lengths: Any, penalty: Any) -> 
 
 def no_repeat_ngram(logits: Any, tokens: Any, lengths: Any, ngram_size: int) -> Any:
     """Leaves out every token that would end a sequence of `ngram_size` tokens that the row has already."""
-    total = tokens.shape[1]
-    if ngram_size > total:
+    total = ops.shape(tokens)[1]  # an integer, but where a TensorFlow graph leaves it open
+    if isinstance(total, int) and ngram_size > total:
         return logits
     # Of every window of n tokens the last one is banned, if those before it are the row's last n - 1.
-    ends = np.arange(ngram_size - 1, total, dtype="int32")
-    banned = ops.cast(ends, "int32") < lengths[:, None]
+    banned = ops.arange(ngram_size - 1, total, dtype="int32") < lengths[:, None]
     for back in range(1, ngram_size):
         last = ops.take_along_axis(tokens, ops.maximum(lengths - back, 0)[:, None], axis=1)
         banned = ops.logical_and(banned, tokens[:, ngram_size - 1 - back : total - back] == last)
@@ -60,7 +59,7 @@ def allow_only(logits: Any, tokens: Any, where: Any) -> Any:
 
 
 def _valid(tokens: Any, lengths: Any) -> Any:
-    return ops.arange(tokens.shape[1], dtype="int32") < lengths[:, None]
+    return ops.arange(ops.shape(tokens)[1], dtype="int32") < lengths[:, None]
 
 
 def _column(step: Any) -> Any:
