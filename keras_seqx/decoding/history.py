@@ -23,14 +23,17 @@ def repetition_penalty(logits: Any, tokens: Any, lengths: Any, penalty: Any) -> 
 
 def no_repeat_ngram(logits: Any, tokens: Any, lengths: Any, ngram_size: int) -> Any:
     """Leaves out every token that would end a sequence of `ngram_size` tokens that the row has already."""
-    total = ops.shape(tokens)[1]  # an integer, but where a TensorFlow graph leaves it open
-    if isinstance(total, int) and ngram_size > total:
+    if tokens.shape[1] is not None and ngram_size > tokens.shape[1]:
         return logits
-    # Of every window of n tokens the last one is banned, if those before it are the row's last n - 1.
-    banned = ops.arange(ngram_size - 1, total, dtype="int32") < lengths[:, None]
+    # Of every window of n tokens the last one is banned, if those before it are the row's last n - 1. A TensorFlow
+    # graph that leaves the number of steps open may turn out to have no window.
+    windows = ops.shape(tokens)[1] - ngram_size + 1
+    windows = windows if isinstance(windows, int) else ops.maximum(windows, 0)
+    banned = ops.arange(windows, dtype="int32") + (ngram_size - 1) < lengths[:, None]
     for back in range(1, ngram_size):
         last = ops.take_along_axis(tokens, ops.maximum(lengths - back, 0)[:, None], axis=1)
-        banned = ops.logical_and(banned, tokens[:, ngram_size - 1 - back : total - back] == last)
+        start = ngram_size - 1 - back
+        banned = ops.logical_and(banned, tokens[:, start : start + windows] == last)
     return filters.exclude(logits, _occur(tokens[:, ngram_size - 1 :], banned, logits))
 
 
