@@ -108,7 +108,7 @@ class BeamSearch(Search):
 
     def advance(self, generation: Generation, carry: Carry) -> Carry:
         t = carry["t"]
-        logits, states, alignments = generation.advance(carry, carry["history"])
+        logits, states, alignments = generation.advance(carry)
         logp = self._by_beam(logits - _total(logits))
         count = self._by_beam(generation.generated(t))[:, 0]
         choosing = ops.logical_and(

@@ -69,9 +69,9 @@ class Generation:
         """Returns how many tokens each row (R,) has generated before the one that it chooses at time t, or 0."""
         return ops.maximum(t + 1 - self.prompt_lengths, 0)
 
-    def advance(self, carry: Carry, history: Any) -> tuple[Any, list[Any], Any]:
-        """Steps the decoder, which read `history` (R, L); returns processed logits (R, V), states, alignments."""
-        t = carry["t"]
+    def advance(self, carry: Carry) -> tuple[Any, list[Any], Any]:
+        """Steps the decoder; returns processed logits (R, V) of each row's next token, new states, alignments."""
+        t, history = carry["t"], carry["history"]
         logits, states, alignments = self.step(ops.take(history, t, axis=1), carry["states"], t)
         logits = ops.cast(logits, self.score_dtype)
         if self.processors:

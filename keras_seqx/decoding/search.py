@@ -1,4 +1,4 @@
-"""Searches that treat every row for itself, greedy and sampling, and how any search is named."""
+"""What a search is, and those that treat every row for itself: greedy and sampling."""
 
 from typing import Any
 
@@ -9,8 +9,6 @@ from keras_seqx import _checks
 from keras_seqx.decoding import loop
 from keras_seqx.decoding.generation import Carry, Generation, take, write, write_alignments
 from keras_seqx.decoding.samplers import Categorical, Greedy, Sampler
-
-SEARCH = '"greedy", `Sampling()` or `BeamSearch()`'
 
 
 class Search:
@@ -77,7 +75,7 @@ class RowByRow(Search):
 
     def advance(self, generation: Generation, carry: Carry) -> Carry:
         t, history = carry["t"], carry["history"]
-        logits, states, alignments = generation.advance(carry, history)
+        logits, states, alignments = generation.advance(carry)
         count = generation.generated(t)
         noise = carry.get("noise")
         if noise is not None:
