@@ -23,7 +23,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Each test starts from the same seed, float32 and no leftovers of another's graph."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)  # a collection takes longer than most tests
     keras.utils.set_random_seed(0)
     keras.config.set_floatx("float32")
     yield

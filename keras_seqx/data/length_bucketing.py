@@ -171,7 +171,8 @@ class LengthBucketing(Passes):
 
         Returns:
             A list of R arrays (T, ...) where the output has a step for each step of the input, and an array (R, ...)
-            otherwise, in the structure of the model's outputs. Shards do not matter here: it is always all sequences.
+            otherwise, in the structure of the model's outputs. Every axis that follows a length is cut to it, both of
+            alignments (B, T, S) too. Shards do not matter here: it is always all sequences.
 
         Raises:
             ValueError: sequences were dropped for their length, or the output has other numbers of steps.

@@ -31,14 +31,15 @@ def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
         outputs.append(keras.tree.flatten(made))
         if verbose:
             bar.update(index + 1)
+    shapes = _output_shapes(model)
     leaves = [
-        _in_order(list(leaf), rows, np.array(padded), epochs, _time_is_open(model, number, padded))
+        _in_order(list(leaf), rows, np.array(padded), epochs, shapes[number] if shapes else None)
         for number, leaf in enumerate(zip(*outputs, strict=True))
     ]
     return keras.tree.pack_sequence_as(made, leaves)
 
 
-def _in_order(batches: list, rows: list, padded: np.ndarray, epochs: Epochs, per_step: bool | None) -> Any:
+def _in_order(batches: list, rows: list, padded: np.ndarray, epochs: Epochs, shape: tuple | None) -> Any:
     """Returns one output of all sequences, in their order.
 
     Args:
@@ -46,30 +47,41 @@ def _in_order(batches: list, rows: list, padded: np.ndarray, epochs: Epochs, per
         rows: the sequences of each batch.
         padded: (M, C) the lengths that each batch was padded to.
         epochs: the data.
-        per_step: whether the output has a step for each of the first length; None where that is to be found out.
+        shape: what the model says of the output's shape; None where it does not.
 
     Returns:
-        A list of arrays (T, ...), or an array (R, ...) if the output has no steps.
+        A list of arrays, each axis that follows a length cut to it, or an array (R, ...) if none does.
     """
-    sizes = np.array([batch.shape[1] if batch.ndim > 1 else -1 for batch in batches])
-    axes = [axis for axis in _axes(epochs) if (sizes == padded[:, axis]).all()]
-    if per_step is False or not axes:
-        if len(set(sizes)) > 1:
-            sizes_seen, lengths = sorted(set(sizes.tolist())), np.unique(padded, axis=0).tolist()
-            raise ValueError(
-                f"{OWNER}: the output of `model` must have a step for each step of its input, or always as many. It "
-                f"has {sizes_seen} for inputs padded to {lengths}. Predict what has other steps batch by batch."
-            )
-        stacked = np.empty((len(epochs.components.lengths), *batches[0].shape[1:]), batches[0].dtype)
+    sizes = np.array([batch.shape[1:] for batch in batches])
+    follows = {k: _length_behind(sizes[:, k], k, padded, epochs, shape) for k in range(sizes.shape[1])}
+    if not any(axis is not None for axis in follows.values()):
+        stacked = np.empty((len(epochs.components.lengths), *sizes[0]), batches[0].dtype)
         for batch, sequences in zip(batches, rows, strict=True):
             stacked[sequences] = batch[: len(sequences)]
         return stacked
-    lengths = epochs.components.lengths[:, axes[0]]
+    lengths = epochs.components.lengths
     unpadded: list = [None] * len(lengths)
     for batch, sequences in zip(batches, rows, strict=True):
         for place, sequence in enumerate(sequences):
-            unpadded[sequence] = batch[place, : lengths[sequence]].copy()
+            cut = (slice(None if axis is None else lengths[sequence, axis]) for axis in follows.values())
+            unpadded[sequence] = batch[place][tuple(cut)].copy()
     return unpadded
+
+
+def _length_behind(sizes: np.ndarray, k: int, padded: np.ndarray, epochs: Epochs, shape: tuple | None) -> int | None:
+    """Returns which length an output's axis k behind the batch follows, None if it follows none."""
+    fits = [axis for axis in _axes(epochs) if (sizes == padded[:, axis]).all()]
+    if len(set(sizes)) > 1:
+        if fits:
+            return fits[0]
+        sizes_seen, lengths = sorted(set(sizes.tolist())), np.unique(padded, axis=0).tolist()
+        raise ValueError(
+            f"{OWNER}: the output of `model` must have a step for each step of its input, or always as many. Its axis "
+            f"{k + 1} has {sizes_seen} for inputs padded to {lengths}. Predict what has other steps batch by batch."
+        )
+    # All are as long, perhaps by chance. Where the model does not say, the first axis is time and others are not.
+    follows = k == 0 if shape is None else shape[k + 1] is None
+    return fits[0] if fits and follows else None
 
 
 def _axes(epochs: Epochs) -> list[int]:
@@ -79,14 +91,10 @@ def _axes(epochs: Epochs) -> list[int]:
     return list(dict.fromkeys([*of_y, *range(epochs.components.lengths.shape[1])]))
 
 
-def _time_is_open(model: Any, number: int, padded: list) -> bool | None:
-    """Returns whether an output's first axis after the batch follows the input's, None where the model does not say."""
-    if len(np.unique(padded, axis=0)) > 1:
-        return None  # the sizes of the outputs say it
+def _output_shapes(model: Any) -> list[tuple] | None:
+    """Returns the shapes of a model's outputs, None where it does not say which axes are open."""
     try:
         inputs, shapes = model.inputs, [output.shape for output in model.outputs]
     except (AttributeError, ValueError):
         return None
-    if not any(len(i.shape) > 1 and i.shape[1] is None for i in inputs or ()):
-        return None
-    return len(shapes[number]) > 1 and shapes[number][1] is None
+    return shapes if any(len(i.shape) > 1 and i.shape[1] is None for i in inputs or ()) else None

@@ -6,11 +6,18 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_seqx.decoding import loop
 from keras_seqx.decoding.generation import Generation
 from keras_seqx.decoding.search import Search
+
+
+class _Scope(keras.layers.Layer):
+    """Calls a function where, as inside any layer, variables are read in the layer's compute dtype."""
+
+    def call(self, inputs: Any, function: Callable) -> Any:
+        return function()
 
 
 class Stream:
@@ -28,6 +35,7 @@ class Stream:
     def __init__(self, layer: keras.layers.Layer, search: Search, question: Callable, generation: Callable):
         self.layer, self.search = layer, search
         self._ask, self._generation = question, generation
+        self._scope = _Scope(dtype=layer.dtype_policy)
 
     def tokens(self, inputs: Any, noise: Any, *args: Any) -> Iterator[np.ndarray]:
         """Yields int32 arrays (B,), the first tokens behind the prompts, the second, ..., until all rows have ended."""
@@ -51,18 +59,18 @@ class Stream:
 
     @functools.cached_property
     def _question(self) -> Callable:
-        return loop.compiled(self._ask, self.layer)
+        return self._compiled(self._ask)
 
     @functools.cached_property
     def _start(self) -> Callable:
-        def start(question, noise):
-            return self.search.start(self._generation(question), noise)
-
-        return loop.compiled(start, self.layer)
+        return self._compiled(lambda question, noise: self.search.start(self._generation(question), noise))
 
     @functools.cached_property
     def _advance(self) -> Callable:
-        def advance(question, carry):
-            return self.search.advance(self._generation(question), carry)
+        return self._compiled(lambda question, carry: self.search.advance(self._generation(question), carry))
 
-        return loop.compiled(advance, self.layer)
+    def _compiled(self, function: Callable) -> Callable:
+        def scoped(*args):
+            return self._scope(tree.flatten(args)[0], function=lambda: function(*args))
+
+        return loop.compiled(scoped, self.layer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_seqx import _checks
 from keras_seqx.decoding import arguments, generator_checks, loop
@@ -169,8 +169,8 @@ class TokenGenerator(keras.layers.Layer):
             getattr(x, "_keras_mask", None) if own is None else own
             for x, own in ((inputs, mask), (memory, memory_mask))
         )
-        inputs = ops.convert_to_tensor(inputs)
-        memory, covariates = (None if x is None else ops.convert_to_tensor(x) for x in (memory, covariates))
+        inputs, memory, covariates = (self._own(x) for x in (inputs, memory, covariates))
+        initial_state = tree.map_structure(self._own, initial_state)
         mask = self.decoder.parts.mask_of(inputs, mask)
         self._check(inputs, initial_state, memory, covariates, mask)
         noise = self._noise(inputs)
@@ -245,6 +245,12 @@ class TokenGenerator(keras.layers.Layer):
             fix = "Pad prompts on the right"
             what = "true at the first tokens of a row and false behind them"
             raise ValueError(_checks.message(self, "mask", what, known.tolist(), fix))
+
+    def _own(self, x: Any) -> Any:
+        """Returns an argument as a tensor of the dtype that a call would give it."""
+        if x is None:
+            return None
+        return self.dtype_policy.convert_input(ops.convert_to_tensor(x), self.autocast, self.compute_dtype)
 
     def _noise(self, inputs: Any) -> Any:
         rows = ops.shape(inputs)[0] * self.search.beams

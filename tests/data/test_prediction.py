@@ -80,6 +80,23 @@ def test_outputs_as_long_as_the_target():
     assert [len(row) for row in found] == [len(row) for row in target]
 
 
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_every_axis_that_follows_a_length_is_cut_to_it(batch_size):
+    """A product of each step with each, of two sequences and of one with itself; a single batch leaves none open."""
+    source, _ = sequences(20, features=2)
+    target, _ = sequences(20, seed=9, features=2)
+    first, second = keras.Input((None, 2), name="source"), keras.Input((None, 2), name="target")
+    product = keras.layers.Dot(axes=2)
+    outputs = {"crossed": product([second, first]), "own": product([first, first]), "fixed": 2 * first}
+    model = keras.Model({"source": first, "target": second}, outputs)
+    data = LengthBucketing({"source": source, "target": target}, batch_size=batch_size, seed=0)
+    found = data.predict(model, verbose=0)
+    for row, (s, t) in enumerate(zip(source, target, strict=True)):
+        np.testing.assert_allclose(found["crossed"][row], t @ s.T, atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(found["own"][row], s @ s.T, atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(found["fixed"][row], 2 * s, rtol=1e-6)
+
+
 def test_a_subclassed_model_and_outputs_in_a_dict():
     class Model(keras.Model):
         def call(self, x):

@@ -381,4 +381,6 @@ def test_extremes(end, max_steps, vocabulary):
 def test_logits_that_are_no_numbers_do_not_keep_a_search_from_ending():
     tables, prompts, lengths = problem(0)
     for search in SEARCHES.values():
-        compiled(search)(tables * np.nan, prompts, lengths, noise_for(search, ROWS))
+        found = compiled(search)(tables * np.nan, prompts, lengths, noise_for(search, ROWS))
+        assert (found["lengths"] <= 4).all()
+        assert not np.isfinite(found["scores"]).any()

@@ -207,6 +207,16 @@ def test_a_stream_yields_what_a_call_returns(search, seed):
     assert search != "greedy" or (again == np.stack(columns, 1)).all()
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_a_stream_computes_in_the_dtype_of_its_layer(policy):
+    keras.config.set_dtype_policy(policy)
+    decoder, ids = attentive(), prompts()
+    layer = generator(decoder)
+    answer = to_numpy(layer(ids, mask=MASK, **MEMORY))
+    columns = list(layer.stream(ids.tolist(), mask=MASK, **MEMORY))
+    np.testing.assert_array_equal(np.stack(columns, 1), answer["tokens"][:, : len(columns)])
+
+
 def test_a_stream_reads_the_masks_that_its_inputs_carry():
     decoder = build([AttentionCell(keras.layers.LSTMCell(5))], mask_zero=True)
     ids, encoder = np.where(MASK, prompts(), 0), keras.layers.Embedding(VOCABULARY, 3, mask_zero=True)
