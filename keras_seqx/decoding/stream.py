@@ -35,7 +35,7 @@ class Stream:
     def __init__(self, layer: keras.layers.Layer, search: Search, question: Callable, generation: Callable):
         self.layer, self.search = layer, search
         self._ask, self._generation = question, generation
-        self._scope = _Scope(dtype=layer.dtype_policy)
+        self._scope = _Scope(name="stream", dtype=layer.dtype_policy)
 
     def tokens(self, inputs: Any, noise: Any, *args: Any) -> Iterator[np.ndarray]:
         """Yields int32 arrays (B,), the first tokens behind the prompts, the second, ..., until all rows have ended."""
