@@ -439,7 +439,8 @@ def main() -> None:
                         records, versions = records + found, versions | new
     check(records)
     about = machine(versions)
-    print(*(formatted(rows, args.markdown) for rows in tables(records)), about, sep="\n\n")
+    shown = [formatted(rows, args.markdown) for rows in tables(records) if len(rows) > 1]
+    print(*shown, about, sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps({"machine": about, "records": records}, indent=1) + "\n")
 
