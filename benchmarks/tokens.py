@@ -362,7 +362,7 @@ def run_child(backend: str, system: str, case: Case, args: Any) -> tuple[list[di
             command = [sys.executable, __file__, "--child", system, *options]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{done.stderr}\n{system} failed with status {done.returncode}")
+        raise RuntimeError(f"{done.stderr}\n{backend}: {system}, {case}, failed with status {done.returncode}")
     versions, *records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     about = {"backend": backend, "system": system, "case": str(case)}
     return [{**about, **record} for record in records], versions
@@ -422,6 +422,7 @@ def main() -> None:
     here = {HUB: "keras_hub", BART: "transformers"}
     records: list[dict] = []
     versions: dict[str, str] = {}
+    errors: list[str] = []
     for backend in args.backend:
         for system in [*SYSTEMS[backend], "pairs"]:
             missing = system == ADDONS and not args.addons
@@ -435,25 +436,29 @@ def main() -> None:
                         again = case != Case(effort.rows[0], effort.vocabularies[0], 1)
                         if (system == "pairs" and again) or (system == SCAN and beams > 1):
                             continue
-                        found, new = run_child(backend, system, case, args)
+                        try:
+                            found, new = run_child(backend, system, case, args)
+                        except RuntimeError as error:  # The others' figures are not to be lost.
+                            errors.append(str(error))
+                            continue
                         records, versions = records + found, versions | new
-    check(records)
     about = machine(versions)
     shown = [formatted(rows, args.markdown) for rows in tables(records) if len(rows) > 1]
     print(*shown, about, sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps({"machine": about, "records": records}, indent=1) + "\n")
+    errors += differences(records)
+    if errors:
+        sys.exit("\n\n".join(errors))
 
 
-def check(records: list[dict]) -> None:
-    """Raises where systems of the same weights did not choose the same tokens by the greedy search."""
+def differences(records: list[dict]) -> list[str]:
+    """Tells where systems of the same weights did not choose the same tokens by the greedy search."""
     sums: dict[str, set[float]] = {}
     for r in records:
         if r["measure"] == "check" and r["system"] != BART and r["case"].startswith("greedy"):
             sums.setdefault(r["case"], set()).update(r["values"])
-    for case, values in sums.items():
-        if len(values) > 1:
-            sys.exit(f"The systems differ in their tokens, {case}: {values}")
+    return [f"The systems differ in their tokens, {case}: {v}" for case, v in sums.items() if len(v) > 1]
 
 
 if __name__ == "__main__":
