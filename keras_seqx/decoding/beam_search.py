@@ -127,11 +127,13 @@ class BeamSearch(Search):
             ends = ops.broadcast_to(last[:, None], ops.shape(found["token"]))
             if generation.end_token is not None:
                 ends = ops.logical_or(ends, found["token"] == generation.end_token)
+            # A mask, not a slice: XLA would merge that into `top_k`, and sort everything.
+            ending = ops.logical_and(ends, ops.arange(ends.shape[1]) < beams.stop - beams.start)
             live.append(self._going_on(found, ends))
             old = {key: value[:, beams] for key, value in carry["finished"].items()}
-            finished.append(self._finished(old, found, ends, tables, t, count + 1))
+            finished.append(self._finished(old, found, ending, tables, t, count + 1))
             if self.diversity_penalty:
-                used = used + self.diversity_penalty * self._chosen(live[-1], found, ends, logp.shape[-1])
+                used = used + self.diversity_penalty * self._chosen(live[-1], found, ending, logp.shape[-1])
             done.append(self._settled(generation, live[-1]["score"], finished[-1]["scores"], count + 1))
         done = ops.logical_or(last, ops.all(ops.stack(done, axis=1), axis=1))
         return self._moved(carry, tables, states, choosing, _joined(live), _joined(finished), done)
@@ -168,27 +170,31 @@ class BeamSearch(Search):
         live["score"] = ops.where(take(ends, best), NEVER, live["score"])
         return live
 
-    def _chosen(self, live: Carry, found: Carry, ends: Any, vocabulary: int) -> Any:
+    def _chosen(self, live: Carry, found: Carry, ending: Any, vocabulary: int) -> Any:
         """How many beams of a group, those that end included, chose each token, (B, V)."""
-        beams = live["token"].shape[1]
-        token = ops.concatenate([live["token"], found["token"][:, :beams]], axis=1)
-        ended = ops.where(ends, found["score"], NEVER)[:, :beams]
-        here = ops.concatenate([live["score"], ended], axis=1) > NEVER
-        counts = ops.where(here[:, :, None], ops.one_hot(token, vocabulary, dtype=ended.dtype), 0.0)
+        token = ops.concatenate([live["token"], found["token"]], axis=1)
+        score = ops.concatenate([live["score"], ops.where(ending, found["score"], NEVER)], axis=1)
+        counts = ops.where(score[:, :, None] > NEVER, ops.one_hot(token, vocabulary, dtype=score.dtype), 0.0)
         return ops.sum(counts, axis=1)
 
-    def _finished(self, old: Carry, found: Carry, ends: Any, tables: Carry, t: Any, length: Any) -> Carry:
-        """The best of the sequences finished before, and of those that end among the first candidates."""
+    def _finished(self, old: Carry, found: Carry, ending: Any, tables: Carry, t: Any, length: Any) -> Carry:
+        """The best of the sequences finished before and of the candidates that are `ending`."""
         beams = self.beams // self.num_groups
-        found = {key: value[:, :beams] for key, value in found.items()}
-        score = ops.where(ends[:, :beams], self._normalized(found["score"], length[:, None]), NEVER)
-        new = {key: take(table, found["parent"]) for key, table in tables.items()}
-        new["history"] = write(new["history"], t + 1, found["token"])
-        new["lengths"] = ops.broadcast_to(length[:, None], ops.shape(found["token"]))
-        new["scores"] = score
-        both = {key: ops.concatenate([old[key], new[key]], axis=1) for key in old}
-        _, best = ops.top_k(both["scores"], beams)
-        return {key: take(value, best) for key, value in both.items()}
+        score = ops.where(ending, self._normalized(found["score"], length[:, None]), NEVER)
+        scores = ops.concatenate([old["scores"], score], axis=1)
+        _, best = ops.top_k(scores, beams)
+        new = best >= beams
+        before, candidate = ops.minimum(best, beams - 1), ops.maximum(best - beams, 0)
+        parent, token = (take(found[key], candidate) for key in ("parent", "token"))
+        source = ops.where(new, parent + beams, before)
+        kept = {key: take(ops.concatenate([old[key], table], axis=1), source) for key, table in tables.items()}
+        column = ops.where(new, token, ops.take(kept["history"], t + 1, axis=2))
+        return {
+            **kept,
+            "history": write(kept["history"], t + 1, column),
+            "lengths": ops.where(new, length[:, None], take(old["lengths"], before)),
+            "scores": take(scores, best),
+        }
 
     def _settled(self, generation: Generation, live: Any, finished: Any, length: Any) -> Any:
         """Whether no beam of a group can come among the sequences that are returned any more, (B,)."""
