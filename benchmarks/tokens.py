@@ -4,6 +4,7 @@ Two LSTMs of 256 units with Bahdanau attention over a memory of 20 steps, an emb
 early end; greedy and by 4 beams; B = 1, 64, 256 rows and V = 64 and 8,000 tokens. The peers, on the same weights where
 they can have them:
 
+    ours, XLA       ours on TensorFlow with `jit_compile=True`, which Keras leaves out on a CPU unless told
     Addons          BasicDecoder and BeamSearchDecoder of TensorFlow Addons 0.23 (`--addons PYTHON`, an interpreter
                     that has it and TensorFlow 2.15), in a `tf.function`
     lax.scan        the greedy loop written by hand in JAX, jitted
@@ -19,6 +20,7 @@ a pair is the ratio of neighbouring calls in one process (`pairs`), or else of m
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -38,9 +40,9 @@ from decoder import BACKENDS, formatted, machine, megabytes, seconds
 
 UNITS, MEMORY, STEPS, BEAMS = 256, 20, 60, 4
 START = 1
-OURS, ADDONS, SCAN, HUB, BART = "ours", "Addons", "lax.scan", "KerasHub", "transformers"
+OURS, XLA, ADDONS, SCAN, HUB, BART = "ours", "ours, XLA", "Addons", "lax.scan", "KerasHub", "transformers"
 SYSTEMS = {
-    "tensorflow": (OURS, ADDONS, HUB),
+    "tensorflow": (OURS, XLA, ADDONS, HUB),
     "jax": (OURS, SCAN, HUB),
     "torch": (OURS, BART),
 }
@@ -74,8 +76,9 @@ FULL, QUICK = Effort(), Effort((1, 2), (64,), (3, 3), 1.0)
 # What all systems share.
 
 
+@functools.cache
 def weights(vocabulary: int) -> dict[str, np.ndarray]:
-    """Returns the same weights at every call: large enough that no two tokens are near a tie."""
+    """Returns the same weights for all systems: large enough that no two tokens are near a tie."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -110,13 +113,14 @@ def decoder_layer(vocabulary: int) -> Any:
 
     import keras_seqx
 
-    cells = [keras.layers.LSTMCell(UNITS) for _ in range(2)]
+    # The weights are assigned below: no time for drawing an orthogonal matrix, nor do the peers take any.
+    cells = [keras.layers.LSTMCell(UNITS, recurrent_initializer="zeros") for _ in range(2)]
     decoder = keras_seqx.AutoregressiveDecoder(
         keras_seqx.AttentionCell(cells),
         keras.layers.Dense(vocabulary),
         embedding=keras.layers.Embedding(vocabulary, UNITS),
     )
-    decoder(np.ones((1, 1), "int32"), memory=encoded(1))
+    decoder.build((None, 1), (None, MEMORY, UNITS))
     values = weights(vocabulary)
     order = ["memory_kernel", "query_kernel", "vector", "output_kernel"]
     order += [f"lstm_{i}_{part}" for i in range(2) for part in ("kernel", "recurrent", "bias")]
@@ -139,9 +143,11 @@ def our_model(case: Case, decoder: Any = None, **options: Any) -> Any:
     return keras.Model(memory, generator(start, memory=memory))
 
 
-def ours(case: Case) -> Callable:
-    """Returns a call of ours that gives the tokens."""
+def ours(case: Case, xla: bool = False) -> Callable:
+    """Returns a call of ours that gives the tokens, compiled as Keras does by itself, or by XLA on TensorFlow too."""
     model, memory = our_model(case), encoded(case.rows)
+    if xla:
+        model.compile(jit_compile=True)
     return lambda: model.predict_on_batch(memory)["tokens"]
 
 
@@ -259,7 +265,7 @@ def bart(case: Case) -> Callable:
     return call
 
 
-MAKERS = {OURS: ours, SCAN: scan, HUB: hub, BART: bart}
+MAKERS = {OURS: ours, XLA: functools.partial(ours, xla=True), SCAN: scan, HUB: hub, BART: bart}
 
 
 # One process: one system and one case, or a pair in turns.
@@ -267,6 +273,7 @@ MAKERS = {OURS: ours, SCAN: scan, HUB: hub, BART: bart}
 
 def measure(system: str, case: Case, effort: Effort, make: Callable) -> Iterator[dict]:
     """Measures a system from nothing."""
+    weights(case.vocabulary)  # To make them up is no part of it.
     began = time.perf_counter()
     call = make(case)
     built = time.perf_counter()
