@@ -14,8 +14,8 @@ they can have them:
     python benchmarks/tokens.py --backend tensorflow --addons addons/bin/python --markdown
 
 Each system runs in a process of its own, which tells the time from nothing to its first result (building included,
-imports and making up the weights not), the time of that first call alone, the later calls' tokens a second, and its peak memory. What is said of
-a pair is the ratio of neighbouring calls in one process (`pairs`), or else of medians.
+imports and making up the weights not), the time of that first call alone, the later calls' tokens a second, and its
+peak memory. What is said of a pair is the ratio of neighbouring calls in one process (`pairs`), or else of medians.
 """
 
 import argparse
