@@ -265,7 +265,7 @@ def bart(case: Case) -> Callable:
     return call
 
 
-MAKERS = {OURS: ours, XLA: functools.partial(ours, xla=True), SCAN: scan, HUB: hub, BART: bart}
+MAKERS: dict[str, Callable] = {OURS: ours, XLA: functools.partial(ours, xla=True), SCAN: scan, HUB: hub, BART: bart}
 
 
 # One process: one system and one case, or a pair in turns.
