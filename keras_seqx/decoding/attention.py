@@ -17,6 +17,8 @@ ROUNDS_IF_OPEN = 20
 
 def project(x: Any, kernel: Any) -> Any:
     """Returns `x` (..., M) times `kernel` (M, U), as one large product."""
+    if len(x.shape) == 2:
+        return x @ kernel
     flat = ops.reshape(x, (-1, kernel.shape[0])) @ kernel
     return ops.reshape(flat, (*ops.shape(x)[:-1], kernel.shape[1]))
 
@@ -27,15 +29,24 @@ def hide(memory: Any, mask: Any) -> Any:
 
 
 def additive_scores(query: Any, keys: Any, vector: Any) -> Any:
-    """Returns `vector . tanh(query + key)`: query (B, T, U), keys (B, S, U), vector (U,) -> (B, T, S)."""
-    hidden = tanh(query[:, :, None, :] + keys[:, None, :, :])
-    return ops.squeeze(project(hidden, vector[:, None]), axis=-1)
+    """Returns `vector . tanh(query + key)`: query (B, [T,] U), keys (B, S, U), vector (U,) -> (B, [T,] S)."""
+    hidden = tanh(query[..., None, :] + (keys if len(query.shape) == 2 else keys[:, None]))
+    flat = ops.reshape(hidden, (-1, vector.shape[0])) @ vector[:, None]
+    return ops.reshape(flat, ops.shape(hidden)[:-1])
 
 
 def dot_scores(query: Any, keys: Any) -> Any:
-    """Returns `query . key`: query (B, T, U), keys (B, S, U) -> (B, T, S)."""
-    # The keys stand first, as most products are with one query, whose transposition costs nothing.
-    return ops.swapaxes(keys @ ops.swapaxes(query, 1, 2), 1, 2)
+    """Returns `query . key`: query (B, [T,] U), keys (B, S, U) -> (B, [T,] S)."""
+    if len(query.shape) == 2:
+        return ops.squeeze(keys @ query[:, :, None], axis=-1)
+    return query @ ops.swapaxes(keys, 1, 2)
+
+
+def mix(weights: Any, values: Any) -> Any:
+    """Returns the mean of values (B, S, M) by `weights` (B, [T,] S): (B, [T,] M)."""
+    if len(weights.shape) == 2:
+        return ops.squeeze(weights[:, None] @ values, axis=1)
+    return weights @ values
 
 
 def full_precision(dtype: Any) -> str:

@@ -12,6 +12,9 @@ from keras_seqx.decoding.search import Search
 
 NEVER = -float("inf")
 
+# The parts of the state that have a row for each sequence.
+TABLES = ("history", "alignments")
+
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
 class BeamSearch(Search):
@@ -89,38 +92,30 @@ class BeamSearch(Search):
 
     def start(self, generation: Generation, noise: Any) -> Carry:
         carry = generation.start()
-        lengths = ops.reshape(generation.prompt_lengths, (-1, self.beams))
-        score = ops.cast(ops.zeros_like(lengths), generation.score_dtype)
+        lengths = ops.zeros_like(self._by_beam(generation.prompt_lengths))
+        score = ops.cast(lengths, generation.score_dtype)
         # The beams of a group begin as one: the others join when it has continuations to give them.
         first = ops.arange(self.beams) % (self.beams // self.num_groups) == 0
-        carry |= {
-            "done": ops.zeros_like(lengths[:, 0]) > 0,
-            "scores": ops.where(first, score, score + NEVER),
-            "finished": {
-                "history": self._by_beam(carry["history"]),
-                "lengths": ops.zeros_like(lengths),
-                "scores": score + NEVER,
-            },
+        # The tables of each row hold its finished sequences first, and then its beams: what moves moves at once.
+        tables = {key: self._by_beam(carry[key]) for key in TABLES if key in carry}
+        return {
+            **carry,
+            **{key: ops.concatenate([table, table], axis=1) for key, table in tables.items()},
+            "done": lengths[:, 0] > 0,
+            "scores": ops.where(first, score, NEVER),
+            "finished": {"lengths": lengths, "scores": score + NEVER},
         }
-        if "alignments" in carry:
-            carry["finished"]["alignments"] = self._by_beam(carry["alignments"])
-        return carry
 
     def advance(self, generation: Generation, carry: Carry) -> Carry:
-        t = carry["t"]
-        logits, states, alignments = generation.advance(carry)
+        history = carry["history"][:, self.beams :]
+        logits, states, alignments = generation.advance({**carry, "history": history})
         logp = self._by_beam(logits - _total(logits))
-        count = self._by_beam(generation.generated(t))[:, 0]
-        choosing = ops.logical_and(
-            t + 1 >= self._by_beam(generation.prompt_lengths)[:, 0], ops.logical_not(carry["done"])
-        )
-        tables = {"history": carry["history"]}
-        if alignments is not None:
-            tables["alignments"] = write_alignments(carry["alignments"], t + 1, alignments)
-        tables = {key: self._by_beam(table) for key, table in tables.items()}
-        last = count + 1 >= generation.max_steps
+        ahead = carry["t"] + 1 - generation.prompt_lengths[:: self.beams]
+        choosing = ops.logical_and(ahead >= 0, ops.logical_not(carry["done"]))
+        length = ops.maximum(ahead, 0) + 1
+        last = length >= generation.max_steps
         live, finished, done = [], [], []
-        used = ops.zeros_like(logp[:, 0])
+        used = ops.zeros_like(logp[:, 0]) if self.diversity_penalty else None
         for group in range(self.num_groups):
             beams = slice(group * self.beams // self.num_groups, (group + 1) * self.beams // self.num_groups)
             found = self._candidates(carry["scores"][:, beams], logp[:, beams], used, beams.start)
@@ -131,15 +126,15 @@ class BeamSearch(Search):
             ending = ops.logical_and(ends, ops.arange(ends.shape[1]) < beams.stop - beams.start)
             live.append(self._going_on(found, ends))
             old = {key: value[:, beams] for key, value in carry["finished"].items()}
-            finished.append(self._finished(old, found, ending, tables, t, count + 1))
+            finished.append(self._finished(old, found, ending, length, beams.start))
             if self.diversity_penalty:
                 used = used + self.diversity_penalty * self._chosen(live[-1], found, ending, logp.shape[-1])
-            done.append(self._settled(generation, live[-1]["score"], finished[-1]["scores"], count + 1))
-        done = ops.logical_or(last, ops.all(ops.stack(done, axis=1), axis=1))
-        return self._moved(carry, tables, states, choosing, _joined(live), _joined(finished), done)
+            done.append(self._settled(generation, live[-1]["scores"], finished[-1]["scores"], length))
+        done = ops.logical_or(last, done[0] if len(done) == 1 else ops.all(ops.stack(done, axis=1), axis=1))
+        return self._moved(generation, carry, states, alignments, choosing, _joined(live), _joined(finished), done)
 
     def _candidates(self, scores: Any, logp: Any, used: Any, offset: int) -> Carry:
-        """The best continuations (B, n) of the beams of one group, best first.
+        """The best continuations (B, n) of the beams of one group, best first, behind rows `parent` of the tables.
 
         n is twice the beams, so that at least as many go on where every beam ends with one.
         """
@@ -155,45 +150,38 @@ class BeamSearch(Search):
             score, index = ops.top_k(flat, wanted)
             guide = score
         index = ops.cast(index, "int32")
-        return {
-            "score": score,
-            "guide": guide,
-            "parent": index // vocabulary + offset,
-            "token": index % vocabulary,
-        }
+        parent = index // vocabulary + (self.beams + offset)
+        return {"score": score, "guide": guide, "parent": parent, "token": index % vocabulary}
 
     def _going_on(self, found: Carry, ends: Any) -> Carry:
         """The best candidates (B, beams) that do not end."""
-        beams = self.beams // self.num_groups
-        _, best = ops.top_k(ops.where(ends, NEVER, found["guide"]), beams)
-        live = {key: take(found[key], best) for key in ("score", "parent", "token")}
-        live["score"] = ops.where(take(ends, best), NEVER, live["score"])
-        return live
+        guide, best = ops.top_k(ops.where(ends, NEVER, found["guide"]), self.beams // self.num_groups)
+        scores = guide
+        if self.diversity_penalty:
+            scores = take(ops.where(ends, NEVER, found["score"]), best)
+        return {"scores": scores, "source": take(found["parent"], best), "token": take(found["token"], best)}
 
     def _chosen(self, live: Carry, found: Carry, ending: Any, vocabulary: int) -> Any:
         """How many beams of a group, those that end included, chose each token, (B, V)."""
         token = ops.concatenate([live["token"], found["token"]], axis=1)
-        score = ops.concatenate([live["score"], ops.where(ending, found["score"], NEVER)], axis=1)
+        score = ops.concatenate([live["scores"], ops.where(ending, found["score"], NEVER)], axis=1)
         counts = ops.where(score[:, :, None] > NEVER, ops.one_hot(token, vocabulary, dtype=score.dtype), 0.0)
         return ops.sum(counts, axis=1)
 
-    def _finished(self, old: Carry, found: Carry, ending: Any, tables: Carry, t: Any, length: Any) -> Carry:
-        """The best of the sequences finished before and of the candidates that are `ending`."""
+    def _finished(self, old: Carry, found: Carry, ending: Any, length: Any, offset: int) -> Carry:
+        """The best (B, beams) of the sequences finished before and of the candidates that are `ending`."""
         beams = self.beams // self.num_groups
         score = ops.where(ending, self._normalized(found["score"], length[:, None]), NEVER)
-        scores = ops.concatenate([old["scores"], score], axis=1)
-        _, best = ops.top_k(scores, beams)
+        scores, best = ops.top_k(ops.concatenate([old["scores"], score], axis=1), beams)
+        best = ops.cast(best, "int32")
         new = best >= beams
         before, candidate = ops.minimum(best, beams - 1), ops.maximum(best - beams, 0)
-        parent, token = (take(found[key], candidate) for key in ("parent", "token"))
-        source = ops.where(new, parent + beams, before)
-        kept = {key: take(ops.concatenate([old[key], table], axis=1), source) for key, table in tables.items()}
-        column = ops.where(new, token, ops.take(kept["history"], t + 1, axis=2))
         return {
-            **kept,
-            "history": write(kept["history"], t + 1, column),
+            "scores": scores,
             "lengths": ops.where(new, length[:, None], take(old["lengths"], before)),
-            "scores": take(scores, best),
+            "new": new,
+            "source": ops.where(new, take(found["parent"], candidate), before + offset),
+            "token": take(found["token"], candidate),
         }
 
     def _settled(self, generation: Generation, live: Any, finished: Any, length: Any) -> Any:
@@ -203,8 +191,10 @@ class BeamSearch(Search):
             return ops.logical_or(finished[:, -1] > NEVER, best == NEVER)
         # Log-probabilities only fall, so a beam's score is bounded by what it has over one of the two extreme lengths
         # that it can come to: the longest where length is favoured, the next one where it is not.
-        longest = self._normalized(best, generation.max_steps)
-        reachable = ops.maximum(self._normalized(best, length + 1), longest)
+        reachable = best
+        if self.length_penalty:
+            longest = self._normalized(best, generation.max_steps)
+            reachable = ops.maximum(self._normalized(best, length + 1), longest)
         return finished[:, min(generation.returned or 1, finished.shape[1]) - 1] >= reachable
 
     def _normalized(self, score: Any, length: Any) -> Any:
@@ -213,38 +203,48 @@ class BeamSearch(Search):
         return score / ops.power(ops.cast(length, score.dtype), ops.cast(self.length_penalty, score.dtype))
 
     def _moved(
-        self, carry: Carry, tables: Carry, states: Any, choosing: Any, live: Carry, finished: Carry, done: Any
+        self,
+        generation: Generation,
+        carry: Carry,
+        states: Any,
+        alignments: Any,
+        choosing: Any,
+        live: Carry,
+        finished: Carry,
+        done: Any,
     ) -> Carry:
         """The next state: rows that choose go where their beams went, all others stay as they are."""
-        t = carry["t"]
-        here = choosing[:, None]
-        own = ops.broadcast_to(ops.arange(self.beams, dtype="int32"), ops.shape(live["parent"]))
-        parent = ops.where(here, live["parent"], own)
-        tables = {key: take(table, parent) for key, table in tables.items()}
-        history = tables["history"]
-        tables["history"] = write(history, t + 1, ops.where(here, live["token"], ops.take(history, t + 1, axis=2)))
-        rows = flat_rows(parent, self.beams)
-
-        def where_choosing(new, old):
-            return ops.where(ops.reshape(choosing, (-1, *[1] * (len(new.shape) - 1))), new, old)
-
+        t, here = carry["t"], choosing[:, None]
+        source, token = (ops.concatenate([finished[key], live[key]], axis=1) for key in ("source", "token"))
+        source = ops.where(here, source, ops.arange(2 * self.beams, dtype="int32"))
+        new = ops.logical_and(here, ops.concatenate([finished["new"], ops.ones_like(finished["new"])], axis=1))
+        tables = {key: take(carry[key], source) for key in TABLES if key in carry}
+        column = ops.where(new, token, generation.upcoming(tables["history"], t))
+        tables["history"] = write(tables["history"], t + 1, column)
+        parent = ops.maximum(source - self.beams, 0)
+        if alignments is not None:
+            # Behind the end of a sequence that was finished before nobody reads.
+            found = take(self._by_beam(alignments), parent)
+            tables["alignments"] = write_alignments(tables["alignments"], t + 1, found)
+        rows = flat_rows(parent[:, self.beams :], self.beams)
         return {
+            **tables,
             "t": t + 1,
+            "token": ops.ravel(column[:, self.beams :]),
             "states": [ops.take(state, rows, axis=0) for state in states],
             "done": ops.logical_or(carry["done"], ops.logical_and(choosing, done)),
-            "scores": ops.where(here, live["score"], carry["scores"]),
-            "finished": {key: where_choosing(finished[key], old) for key, old in carry["finished"].items()},
-            **{key: ops.reshape(table, (-1, *ops.shape(table)[2:])) for key, table in tables.items()},
+            "scores": ops.where(here, live["scores"], carry["scores"]),
+            "finished": {key: ops.where(here, finished[key], old) for key, old in carry["finished"].items()},
         }
 
     def finish(self, generation: Generation, carry: Carry) -> Carry:
-        finished = carry["finished"]
-        _, best = ops.top_k(finished["scores"], generation.returned or 1)
-        found = {key: take(value, best) for key, value in finished.items()}
+        # The finished sequences stand first in the tables.
+        scores, best = ops.top_k(carry["finished"]["scores"], generation.returned or 1)
+        found = {key: take(carry[key], best) for key in TABLES if key in carry}
         # What has no score was never found: fewer sequences exist than were asked for.
-        lengths = ops.where(found["scores"] > NEVER, found["lengths"], 0)
+        lengths = ops.where(scores > NEVER, take(carry["finished"]["lengths"], best), 0)
         prompt_lengths = self._by_beam(generation.prompt_lengths)[:, :1] + ops.zeros_like(lengths)
-        answer = generation.answer(found["history"], lengths, found["scores"], found.get("alignments"), prompt_lengths)
+        answer = generation.answer(found["history"], lengths, scores, found.get("alignments"), prompt_lengths)
         return answer if generation.returned else tree.map_structure(lambda x: x[:, 0], answer)
 
     def get_config(self) -> dict[str, Any]:

@@ -141,6 +141,7 @@ class Cell:
         # Keras hands a cell its states as a list, a single one included.
         states = self._own_initial_state(batch_size=1)
         self.state_structure = list(states) if isinstance(states, (list, tuple)) else [states]
+        self.states_nest = any(map(tree.is_nested, self.state_structure))
         self.state_specs = self._specs()
         # A cell for whom memory is an option has the argument alone, one that lives on it or refuses it says so.
         self.needs_memory = bool(getattr(self.layer, "takes_memory", False))
@@ -255,7 +256,8 @@ class Cell:
         return outputs, last
 
     def _pack(self, states: Sequence[Any]) -> list[Any]:
-        return tree.pack_sequence_as(self.state_structure, list(states))
+        # Where each step runs anew, packing costs as much as a small product.
+        return tree.pack_sequence_as(self.state_structure, list(states)) if self.states_nest else list(states)
 
 
 def _cast_as(new_states: Sequence[Any], states: Sequence[Any]) -> list[Any]:

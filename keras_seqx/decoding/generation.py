@@ -14,9 +14,9 @@ Carry = dict[str, Any]
 class Generation:
     """What a search is asked: how a decoder steps, what it read, and where to stop.
 
-    All rows walk through the columns of one table, `history`: at time t every row reads column t. A row whose prompt
-    is longer finds the next token of its prompt in column t + 1, any other row writes there what it chose. So prompts
-    of all lengths run through one program, and what pads them is never read.
+    All rows walk through the columns of one table, `history`: at time t every row reads its `token` of column t. A row
+    whose prompt is longer finds the next one of its prompt in column t + 1, any other row writes there what it chose.
+    So prompts of all lengths run through one program, and what pads them is never read.
 
     R rows are B rows of the batch times `beams`, the beams of a row side by side.
 
@@ -52,6 +52,7 @@ class Generation:
         behind = ops.zeros((rows, self.max_steps), dtype="int32")
         carry = {
             "t": ops.zeros((), dtype="int32"),
+            "token": self.prompt[:, 0],
             "history": ops.concatenate([self.prompt, behind], axis=1),
             "states": list(self.states),
         }
@@ -71,14 +72,22 @@ class Generation:
 
     def advance(self, carry: Carry) -> tuple[Any, list[Any], Any]:
         """Steps the decoder; returns processed logits (R, V) of each row's next token, new states, alignments."""
-        t, history = carry["t"], carry["history"]
-        logits, states, alignments = self.step(ops.take(history, t, axis=1), carry["states"], t)
+        t = carry["t"]
+        logits, states, alignments = self.step(carry["token"], carry["states"], t)
         logits = ops.cast(logits, self.score_dtype)
         if self.processors:
+            history = carry["history"]
+            if len(history.shape) > 2:
+                history = ops.reshape(history, (-1, ops.shape(history)[-1]))
             lengths = ops.zeros_like(self.prompt_lengths) + (t + 1)
             for processor in self.processors:
                 logits = processor(history, lengths, self.generated(t), logits)
         return logits, states, alignments
+
+    def upcoming(self, history: Any, t: Any) -> Any:
+        """Returns what is written in column t + 1 of tables (..., L) before anything is generated there."""
+        # Where all prompts are one token long, no row is within its own.
+        return 0 if self.prompt.shape[1] == 1 else ops.take(history, t + 1, axis=-1)
 
     def answer(self, history: Any, lengths: Any, scores: Any, alignments: Any, prompt_lengths: Any) -> Carry:
         """Returns the generated part of tables (..., L): tokens (..., max_steps), and what belongs to them.
@@ -119,7 +128,7 @@ def take(tensor: Any, index: Any) -> Any:
 def flat_rows(index: Any, beams: int) -> Any:
     """Returns entries `index` (B, N) of each row's `beams` as rows (B * N,) of all rows' beams side by side."""
     first = ops.arange(ops.shape(index)[0], dtype="int32")[:, None] * beams
-    return ops.reshape(first + ops.cast(index, "int32"), (-1,))
+    return ops.ravel(first + ops.cast(index, "int32"))
 
 
 def repeat(tensors: Any, beams: int) -> Any:

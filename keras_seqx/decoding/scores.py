@@ -1,6 +1,7 @@
 """How well a place in a memory answers a query: the scores of attention, with their trainable parameters.
 
-Axis letters as in `attention`: B batch, T queries, S places, H width of a query, M of the memory.
+Axis letters as in `attention`: B batch, T queries, S places, H width of a query, M of the memory. A single query has no
+axis T.
 """
 
 import math
@@ -41,7 +42,7 @@ class Score:
         return memory
 
     def __call__(self, query: Any, keys: Any) -> Any:
-        """Returns the scores (B, T, S) of queries (B, T, H) and keys."""
+        """Returns the scores (B, [T,] S) of queries (B, [T,] H) and keys."""
         return attention.dot_scores(query, keys)
 
 

@@ -67,6 +67,10 @@ class RowByRow(Search):
         """Takes logits (R, V) to tokens (R,)."""
         raise NotImplementedError
 
+    def logit_of(self, token: Any, logits: Any) -> Any:
+        """Returns the logits (R,) of the tokens (R,) that were chosen."""
+        return ops.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+
     def start(self, generation: Generation, noise: Any) -> Carry:
         carry = generation.start()
         rows = ops.zeros_like(generation.prompt_lengths)
@@ -76,25 +80,27 @@ class RowByRow(Search):
     def advance(self, generation: Generation, carry: Carry) -> Carry:
         t, history = carry["t"], carry["history"]
         logits, states, alignments = generation.advance(carry)
-        count = generation.generated(t)
+        ahead = t + 1 - generation.prompt_lengths
+        count = ops.maximum(ahead, 0)
         noise = carry.get("noise")
         if noise is not None:
             noise = ops.take_along_axis(noise, ops.minimum(count, generation.max_steps - 1)[:, None], axis=1)[:, 0]
         token = self.sampler(logits, noise)
         total = ops.logsumexp(logits, axis=-1)
-        chosen = ops.take_along_axis(logits, token[:, None], axis=1)[:, 0]
         # Where processors leave no token at all, the row ends as impossible.
         stuck = total == -float("inf")
-        generating = ops.logical_and(t + 1 >= generation.prompt_lengths, ops.logical_not(carry["done"]))
+        generating = ops.logical_and(ahead >= 0, ops.logical_not(carry["done"]))
         writing = ops.logical_and(generating, ops.logical_not(stuck))
-        gain = ops.where(stuck, -float("inf"), chosen - ops.where(stuck, 0.0, total))
+        gain = ops.where(stuck, -float("inf"), self.logit_of(token, logits) - total)
+        column = ops.where(writing, token, generation.upcoming(history, t))
         ends = ops.logical_or(stuck, count + 1 >= generation.max_steps)
         if generation.end_token is not None:
             ends = ops.logical_or(ends, token == generation.end_token)
         scores = carry["scores"]
         new = {
             "t": t + 1,
-            "history": write(history, t + 1, ops.where(writing, token, ops.take(history, t + 1, axis=1))),
+            "token": column,
+            "history": write(history, t + 1, column),
             "states": states,
             "done": ops.logical_or(carry["done"], ops.logical_and(generating, ends)),
             "lengths": ops.where(writing, count + 1, carry["lengths"]),
@@ -124,6 +130,9 @@ class GreedySearch(RowByRow):
     @property
     def sampler(self) -> Sampler:
         return Greedy()
+
+    def logit_of(self, token: Any, logits: Any) -> Any:
+        return ops.max(logits, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")

@@ -193,8 +193,7 @@ class AttentionCell(keras.layers.Layer):
         if self.input_feeding:
             inputs = ops.concatenate([inputs, own[0]], axis=-1)
         hidden, new_states = self._cells.step(inputs, inner, bool(training), memory["inner"])
-        attention, alignments = self._attend(hidden[:, None], memory, own[-1] if self.monotonic else None, training)
-        attention, alignments = attention[:, 0], alignments[:, 0]
+        attention, alignments = self._attend(hidden, memory, own[-1] if self.monotonic else None, training)
         if self.input_feeding:
             new_states = [*new_states, attention]
         if self.monotonic:
@@ -242,24 +241,26 @@ class AttentionCell(keras.layers.Layer):
         return (attention, alignments) if return_alignments else attention, states
 
     def _attend(self, hidden: Any, memory: dict[str, Any], previous: Any, training: Any) -> tuple[Any, Any]:
-        """Returns attention (B, T, output size) and alignments (B, T, S) of outputs `hidden` (B, T, H).
+        """Returns attention (B, [T,] output size) and alignments (B, [T,] S) of outputs `hidden` (B, [T,] H).
 
-        Monotonic attention knows one step only, T = 1, behind the `previous` alignments (B, S).
+        Monotonic attention knows one step only, behind the `previous` alignments (B, S).
         """
         hidden, mask = ops.cast(hidden, self.compute_dtype), memory.get("mask")
         scores = self._score(hidden, memory["keys"])
         scores = ops.cast(scores, attending.full_precision(scores.dtype))
         if self.monotonic:
-            scores = scores[:, 0] + ops.cast(self.score_offset.value, scores.dtype)
+            scores = scores + ops.cast(self.score_offset.value, scores.dtype)
             if training and self.sigmoid_noise:
                 noise = keras.random.normal(ops.shape(scores), dtype=scores.dtype, seed=self.seed_generator)
                 scores = scores + self.sigmoid_noise * noise
             hard = self.monotonic == "hard" and not training
             stop = attending.hard_monotonic if hard else attending.soft_monotonic
-            alignments = stop(scores, ops.cast(previous, scores.dtype), mask)[:, None]
+            alignments = stop(scores, ops.cast(previous, scores.dtype), mask)
         else:
-            alignments = attending.softmax(scores, None if mask is None else mask[:, None])
-        context = ops.cast(alignments, hidden.dtype) @ memory["values"]
+            if mask is not None and len(scores.shape) == 3:
+                mask = mask[:, None]
+            alignments = attending.softmax(scores, mask)
+        context = attending.mix(ops.cast(alignments, hidden.dtype), memory["values"])
         joined = ops.concatenate([hidden, context], axis=-1)
         return attending.tanh(attending.project(joined, self.output_kernel.value)), alignments
 

@@ -132,3 +132,36 @@ def test_integer_inputs_are_numbers():
     ones = np.ones((2, 1, FEATURES))
     expected = to_numpy(decoder(ones.astype("float32"), steps=4))
     np.testing.assert_allclose(to_numpy(decoder(ones.astype("int32"), steps=4)), expected, atol=1e-6)
+
+
+class TwoCells(keras.layers.Layer):
+    """A user's cell around two others, whose states nest as theirs do: [[h, c], [h]]."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.cells = [first, second]
+        self.state_size = [first.state_size, [second.state_size]]
+        self.output_size = second.units
+
+    def get_initial_state(self, batch_size=None):
+        return [cell.get_initial_state(batch_size=batch_size) for cell in self.cells]
+
+    def call(self, inputs, states, training=False):
+        new_states = []
+        for cell, state in zip(self.cells, states, strict=True):
+            inputs, state = cell(inputs, state, training=training)
+            new_states.append(state)
+        return inputs, new_states
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("forced", [1, 4])
+def test_states_of_a_users_cell_may_nest(mode, forced):
+    cells = [keras.layers.LSTMCell(5), keras.layers.GRUCell(FEATURES)]
+    flat, nested = (AutoregressiveDecoder(cell, return_state=True) for cell in (cells, TwoCells(*cells)))
+    inputs, given_states = normal(0, 2, forced, FEATURES), [normal(1, 2, 5), normal(2, 2, 5)]
+    wanted = MODES[mode](flat, inputs, steps=6, initial_state=given_states)
+    received = MODES[mode](nested, inputs, steps=6, initial_state=given_states)
+    assert len(received) == 4
+    for a, b in zip(to_numpy(received), to_numpy(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
