@@ -5,6 +5,7 @@ early end; greedy and by 4 beams; B = 1, 64, 256 rows and V = 64 and 8,000 token
 they can have them:
 
     ours, XLA       ours on TensorFlow with `jit_compile=True`, which Keras leaves out on a CPU unless told
+    ours, stream    ours one token after the other, as `TokenGenerator.stream` yields them
     Addons          BasicDecoder and BeamSearchDecoder of TensorFlow Addons 0.23 (`--addons PYTHON`, an interpreter
                     that has it and TensorFlow 2.15), in a `tf.function`
     lax.scan        the greedy loop written by hand in JAX, jitted
@@ -14,8 +15,9 @@ they can have them:
     python benchmarks/tokens.py --backend tensorflow --addons addons/bin/python --markdown
 
 Each system runs in a process of its own, which tells the time from nothing to its first result (building included,
-imports and making up the weights not), the time of that first call alone, the later calls' tokens a second, and its
-peak memory. What is said of a pair is the ratio of neighbouring calls in one process (`pairs`), or else of medians.
+imports and making up the weights not), the time of that first call alone, of the later calls the time to their first
+token and the tokens a second, and its peak memory. What is said of a pair is the ratio of neighbouring calls in one
+process (`pairs`), or else of medians.
 """
 
 import argparse
@@ -40,12 +42,14 @@ from decoder import BACKENDS, formatted, machine, megabytes, seconds
 
 UNITS, MEMORY, STEPS, BEAMS = 256, 20, 60, 4
 START = 1
-OURS, XLA, ADDONS, SCAN, HUB, BART = "ours", "ours, XLA", "Addons", "lax.scan", "KerasHub", "transformers"
+OURS, XLA, STREAM = "ours", "ours, XLA", "ours, stream"
+ADDONS, SCAN, HUB, BART = "Addons", "lax.scan", "KerasHub", "transformers"
 SYSTEMS = {
-    "tensorflow": (OURS, XLA, ADDONS, HUB),
-    "jax": (OURS, SCAN, HUB),
-    "torch": (OURS, BART),
+    "tensorflow": (OURS, XLA, STREAM, ADDONS, HUB),
+    "jax": (OURS, STREAM, SCAN, HUB),
+    "torch": (OURS, STREAM, BART),
 }
+GREEDY_ONLY = (STREAM, SCAN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,25 @@ def ours(case: Case, xla: bool = False) -> Callable:
     if xla:
         model.compile(jit_compile=True)
     return lambda: model.predict_on_batch(memory)["tokens"]
+
+
+class Stream:
+    """A call of ours that takes the tokens one after the other, and notes when the first one came."""
+
+    def __init__(self, case: Case):
+        import keras_seqx
+
+        decoder = decoder_layer(case.vocabulary)
+        self.generator = keras_seqx.TokenGenerator(decoder, end_token=None, max_steps=STEPS)
+        self.start, self.memory = np.full((case.rows, 1), START, "int32"), encoded(case.rows)
+        self.first_token: list[float] = []
+
+    def __call__(self) -> np.ndarray:
+        began = time.perf_counter()
+        tokens = self.generator.stream(self.start, memory=self.memory)
+        first = next(tokens)
+        self.first_token.append(time.perf_counter() - began)
+        return np.stack([first, *tokens], axis=1)
 
 
 # The peers.
@@ -265,7 +288,14 @@ def bart(case: Case) -> Callable:
     return call
 
 
-MAKERS: dict[str, Callable] = {OURS: ours, XLA: functools.partial(ours, xla=True), SCAN: scan, HUB: hub, BART: bart}
+MAKERS: dict[str, Callable] = {
+    OURS: ours,
+    XLA: functools.partial(ours, xla=True),
+    STREAM: Stream,
+    SCAN: scan,
+    HUB: hub,
+    BART: bart,
+}
 
 
 # One process: one system and one case, or a pair in turns.
@@ -283,6 +313,8 @@ def measure(system: str, case: Case, effort: Effort, make: Callable) -> Iterator
     yield {"measure": "first call", "values": [ended - built]}
     times = repeated([call], effort)[0]
     yield {"measure": "compilation", "values": [ended - built - median(times)]}
+    # Who gives all tokens at once gives the first one with the last.
+    yield {"measure": "first token", "values": getattr(call, "first_token", times)[-len(times) :]}
     yield {"measure": "tokens a second", "values": [case.rows * STEPS / t for t in times]}
     yield {"measure": "peak memory", "values": [megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)]}
     yield {"measure": "check", "values": [float(np.sum(tokens * np.arange(1, STEPS + 1)))]}
@@ -377,13 +409,14 @@ def run_child(backend: str, system: str, case: Case, args: Any) -> tuple[list[di
 
 def tables(records: list[dict]) -> list[list[list[str]]]:
     """Returns a table of what each process yielded, and one of the pairs."""
-    measures = ["first result", "compilation", "tokens a second", "peak memory"]
+    measures = ["first result", "compilation", "first token", "tokens a second", "peak memory"]
     header = [
         "backend",
         "case",
         "system",
         "first result",
         "compilation",
+        "first token",
         "tokens/s",
         "peak memory",
         "tokens/s, ours / its",
@@ -401,10 +434,10 @@ def tables(records: list[dict]) -> list[list[list[str]]]:
             for r in alone
             if (r["backend"], r["case"], r["system"], r["measure"]) == (backend, case, OURS, "tokens a second")
         ]
-        first, compilation, speed, memory = (values[m] for m in measures)
+        first, compilation, token, speed, memory = (values[m] for m in measures)
         ratio = f"{own[0] / speed:.2f}" if own and system != OURS else ""
-        shown = [f"{first:.2f} s", f"{max(compilation, 0):.2f} s", f"{speed:,.0f}", f"{memory:.0f} MB"]
-        rows.append([backend, case, system, *shown, ratio])
+        shown = [f"{first:.2f} s", f"{max(compilation, 0):.2f} s", f"{1000 * token:.1f} ms", f"{speed:,.0f}"]
+        rows.append([backend, case, system, *shown, f"{memory:.0f} MB", ratio])
     ratios = [["backend", "pair", "case", "ratio of times"]]
     for r in records:
         if r["system"] == "pairs":
@@ -441,7 +474,7 @@ def main() -> None:
                     for rows in effort.rows:
                         case = Case(rows, vocabulary, beams)
                         again = case != Case(effort.rows[0], effort.vocabularies[0], 1)
-                        if (system == "pairs" and again) or (system == SCAN and beams > 1):
+                        if (system == "pairs" and again) or (system in GREEDY_ONLY and beams > 1):
                             continue
                         try:
                             found, new = run_child(backend, system, case, args)

@@ -100,6 +100,7 @@ def main():
         "first result": [ended - began],
         "first call": [ended - built],
         "compilation": [ended - built - statistics.median(times)],
+        "first token": times,
         "tokens a second": [rows * steps / t for t in times],
         "peak memory": [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6],
         "check": [float(np.sum(tokens * np.arange(1, steps + 1)))],

@@ -20,6 +20,16 @@ settings.register_profile("nightly", parent=settings.get_profile("dev"), max_exa
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Programs of JAX live as long as its caches: those of all tests together are more than a process can map."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Each test starts from the same seed, float32 and no leftovers of another's graph."""
