@@ -1,5 +1,7 @@
 """Beam search."""
 
+import functools
+import operator
 from typing import Any
 
 import keras
@@ -111,7 +113,7 @@ class BeamSearch(Search):
         logits, states, alignments = generation.advance({**carry, "history": history})
         logp = self._by_beam(logits - _total(logits))
         ahead = carry["t"] + 1 - generation.prompt_lengths[:: self.beams]
-        choosing = ops.logical_and(ahead >= 0, ops.logical_not(carry["done"]))
+        choosing = (ahead >= 0) & ~carry["done"]
         length = ops.maximum(ahead, 0) + 1
         last = length >= generation.max_steps
         live, finished, done = [], [], []
@@ -121,16 +123,16 @@ class BeamSearch(Search):
             found = self._candidates(carry["scores"][:, beams], logp[:, beams], used, beams.start)
             ends = ops.broadcast_to(last[:, None], ops.shape(found["token"]))
             if generation.end_token is not None:
-                ends = ops.logical_or(ends, found["token"] == generation.end_token)
+                ends = ends | (found["token"] == generation.end_token)
             # A mask, not a slice: XLA would merge that into `top_k`, and sort everything.
-            ending = ops.logical_and(ends, ops.arange(ends.shape[1]) < beams.stop - beams.start)
+            ending = ends & (ops.arange(ends.shape[1]) < beams.stop - beams.start)
             live.append(self._going_on(found, ends))
             old = {key: value[:, beams] for key, value in carry["finished"].items()}
             finished.append(self._finished(old, found, ending, length, beams.start))
             if self.diversity_penalty:
                 used = used + self.diversity_penalty * self._chosen(live[-1], found, ending, logp.shape[-1])
             done.append(self._settled(generation, live[-1]["scores"], finished[-1]["scores"], length))
-        done = ops.logical_or(last, done[0] if len(done) == 1 else ops.all(ops.stack(done, axis=1), axis=1))
+        done = last | functools.reduce(operator.and_, done)
         return self._moved(generation, carry, states, alignments, choosing, _joined(live), _joined(finished), done)
 
     def _candidates(self, scores: Any, logp: Any, used: Any, offset: int) -> Carry:
@@ -188,7 +190,7 @@ class BeamSearch(Search):
         """Whether no beam of a group can come among the sequences that are returned any more, (B,)."""
         best = ops.max(live, axis=1)
         if self.early_stopping:
-            return ops.logical_or(finished[:, -1] > NEVER, best == NEVER)
+            return (finished[:, -1] > NEVER) | (best == NEVER)
         # Log-probabilities only fall, so a beam's score is bounded by what it has over one of the two extreme lengths
         # that it can come to: the longest where length is favoured, the next one where it is not.
         reachable = best
@@ -217,7 +219,7 @@ class BeamSearch(Search):
         t, here = carry["t"], choosing[:, None]
         source, token = (ops.concatenate([finished[key], live[key]], axis=1) for key in ("source", "token"))
         source = ops.where(here, source, ops.arange(2 * self.beams, dtype="int32"))
-        new = ops.logical_and(here, ops.concatenate([finished["new"], ops.ones_like(finished["new"])], axis=1))
+        new = here & ops.concatenate([finished["new"], ops.ones_like(finished["new"])], axis=1)
         tables = {key: take(carry[key], source) for key in TABLES if key in carry}
         column = ops.where(new, token, generation.upcoming(tables["history"], t))
         tables["history"] = write(tables["history"], t + 1, column)
@@ -232,7 +234,7 @@ class BeamSearch(Search):
             "t": t + 1,
             "token": ops.ravel(column[:, self.beams :]),
             "states": [ops.take(state, rows, axis=0) for state in states],
-            "done": ops.logical_or(carry["done"], ops.logical_and(choosing, done)),
+            "done": carry["done"] | (choosing & done),
             "scores": ops.where(here, live["scores"], carry["scores"]),
             "finished": {key: ops.where(here, finished[key], old) for key, old in carry["finished"].items()},
         }

@@ -29,7 +29,7 @@ class Search:
 
     def goes_on(self, carry: Carry) -> Any:
         """Returns a boolean scalar: whether any row is unfinished."""
-        return ops.logical_not(ops.all(carry["done"]))
+        return ~ops.all(carry["done"])
 
     def advance(self, generation: Generation, carry: Carry) -> Carry:
         """Returns the state after one more step."""
@@ -89,20 +89,20 @@ class RowByRow(Search):
         total = ops.logsumexp(logits, axis=-1)
         # Where processors leave no token at all, the row ends as impossible.
         stuck = total == -float("inf")
-        generating = ops.logical_and(ahead >= 0, ops.logical_not(carry["done"]))
-        writing = ops.logical_and(generating, ops.logical_not(stuck))
+        generating = (ahead >= 0) & ~carry["done"]
+        writing = generating & ~stuck
         gain = ops.where(stuck, -float("inf"), self.logit_of(token, logits) - total)
         column = ops.where(writing, token, generation.upcoming(history, t))
-        ends = ops.logical_or(stuck, count + 1 >= generation.max_steps)
+        ends = stuck | (count + 1 >= generation.max_steps)
         if generation.end_token is not None:
-            ends = ops.logical_or(ends, token == generation.end_token)
+            ends = ends | (token == generation.end_token)
         scores = carry["scores"]
         new = {
             "t": t + 1,
             "token": column,
             "history": write(history, t + 1, column),
             "states": states,
-            "done": ops.logical_or(carry["done"], ops.logical_and(generating, ends)),
+            "done": carry["done"] | (generating & ends),
             "lengths": ops.where(writing, count + 1, carry["lengths"]),
             "scores": ops.where(generating, scores + gain, scores),
         }
