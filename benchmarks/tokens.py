@@ -7,7 +7,7 @@ they can have them:
     ours, XLA       ours on TensorFlow with `jit_compile=True`, which Keras leaves out on a CPU unless told
     ours, stream    ours one token after the other, as `TokenGenerator.stream` yields them
     Addons          BasicDecoder and BeamSearchDecoder of TensorFlow Addons 0.23 (`--addons PYTHON`, an interpreter
-                    that has it and TensorFlow 2.15), in a `tf.function`
+                    that has it, TensorFlow 2.15 and typing_extensions 4.5), in a `tf.function`
     lax.scan        the greedy loop written by hand in JAX, jitted
     KerasHub        its GreedySampler and BeamSampler over our decoder's step, jitted (`keras_hub`, where installed)
     transformers    `generate` of a BART decoder of as many parameters, on torch (`transformers`, where installed)
