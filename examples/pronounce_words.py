@@ -6,7 +6,8 @@ finds the pronunciation that is likeliest as a whole:
     python examples/pronounce_words.py --data shared/data/cmudict
 
 trains for about twenty minutes on two cores (`--config best`: a larger model, for about two hours), tells how many
-words of the development set come out right and draws `out/pronounce_words.png`: where the decoder looked while it spoke.
+words of the development set come out right and draws `out/pronounce_words.png`: where the decoder looked while it
+spoke.
 Without `--data` it downloads the dictionary. It writes one `.keras` file, which takes letters and returns phones. Then
 
     python examples/pronounce_words.py --say keras tensor flow
