@@ -1,4 +1,4 @@
-"""The house keeps its plan: who may import whom, what is public, how long a file may get."""
+"""The package keeps its structure: which folder imports which, and what is public."""
 
 import ast
 import os
@@ -16,17 +16,18 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 
 # A room may import the rooms listed here, and itself.
 MAY_IMPORT = {
+    "_core": {"_checks"},
     "_checks": set(),
-    "masking": {"_checks"},
-    "decoding": {"_checks", "masking"},
-    "layers": {"_checks", "masking", "decoding"},
+    "masking": {"_core", "_checks"},
+    "decoding": {"_core", "_checks", "masking"},
+    "layers": {"_core", "_checks", "masking", "decoding"},
     "samplers": {"decoding"},  # a name for what stands there
-    "data": {"_checks"},
-    "callbacks": {"_checks"},
-    "audit": {"_checks"},
-    "metrics": {"_checks"},
-    "transfer": {"_checks"},
-    "testing": {"_checks", "layers", "data"},
+    "data": {"_core", "_checks"},
+    "callbacks": {"_core", "_checks", "layers", "data"},
+    "audit": {"_core", "_checks", "layers", "data"},
+    "metrics": {"_core", "_checks", "layers", "data"},
+    "transfer": {"_core", "_checks", "layers", "data"},
+    "testing": {"_core", "_checks", "layers", "data"},
 }
 
 
@@ -44,7 +45,7 @@ def imports(tree):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_and_length(path):
+def test_imports(path):
     tree = ast.parse(path.read_text())
     top_level = set(tree.body)
     for node, names in imports(tree):
@@ -56,7 +57,6 @@ def test_imports_and_length(path):
             if package == "keras_seqx" and path != ROOT / "__init__.py":
                 target = name.split(".")[1]
                 assert target in MAY_IMPORT[room(path)] | {room(path)}, f"{path}:{node.lineno}: {name}"
-    assert len(path.read_text().splitlines()) <= 320, f"{path} is long: one purpose a file"
 
 
 def test_everything_public_is_listed_and_documented():
