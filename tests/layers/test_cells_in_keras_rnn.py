@@ -1,0 +1,258 @@
+"""Our cells in Keras' own RNN: stateful, with masks, and with random numbers, as the rows and pieces computed alone."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_seqx import AttentionCell, AutoregressiveDecoder, TransformerDecoderCell
+from tests.cases import normal, randomize, to_numpy
+
+B, T, S, M, UNITS = 3, 6, 5, 4, 4
+LENGTH = 7
+MEMORY = normal(7, B, S, M)
+MEMORY_MASK = (np.arange(S) < np.array([[5], [3], [1]])).astype("float32")
+
+
+def block(**options):
+    return TransformerDecoderCell(UNITS, 2, max_length=LENGTH, **options)
+
+
+def attention(inner=None, **options):
+    cell = AttentionCell(inner or keras.layers.LSTMCell(UNITS), **options)
+    cell.build((None, UNITS), memory_shape=(None, None, M))
+    return cell
+
+
+def stack(*cells):
+    return keras.layers.StackedRNNCells(cells)
+
+
+# Cells that need nothing but the states that they start with, and what they draw in training.
+CELLS = {
+    "block": lambda **dropout: block(**dropout),
+    "block in a stack": lambda **dropout: stack(keras.layers.LSTMCell(UNITS), block(**dropout)),
+    "stack that ends with Keras' cell": lambda **dropout: stack(block(**dropout), keras.layers.LSTMCell(UNITS)),
+}
+# Attention, whose output is as wide as the inner cell's first state, and is not that state.
+ATTENTION = {
+    "fed": {},
+    "not fed": {"input_feeding": False},
+    "monotonic": {"monotonic": "soft"},
+    "wider": {"output_units": 5, "input_feeding": False, "monotonic": "hard"},
+}
+
+
+def first_states(cell, x, memory, mask):
+    """States for `keras.layers.RNN` of an attention cell: zeros, alignments at the first place, the memory, flat."""
+
+    def zeros(width):
+        return ops.repeat(ops.zeros_like(x[:, 0, :1]), width, axis=1)
+
+    inner = cell.state_size[: len(cell.state_size) - cell.input_feeding - bool(cell.monotonic)]
+    at_first = [zeros(S) + np.eye(1, S, dtype="float32")] if cell.monotonic else []
+    return [zeros(cell.output_size), *map(zeros, inner), *at_first, memory, mask]
+
+
+def arguments(cell, x, rows=slice(None)):
+    """What an RNN over the cell has to be given with inputs `x`."""
+    if not isinstance(cell, AttentionCell):
+        return {}
+    x = ops.convert_to_tensor(x)
+    of_memory = map(ops.convert_to_tensor, (MEMORY.reshape(B, -1)[rows], MEMORY_MASK[rows]))
+    return {"initial_state": first_states(cell, x, *of_memory)}
+
+
+def shared_storage(states):
+    """The indices of variables made of the states that change when one of them, or one of its rows, is written."""
+    variables = [keras.Variable(s, trainable=False, dtype=s.dtype) for s in states]
+    changed = []
+    for i, variable in enumerate(variables):
+        value = np.array(to_numpy(variable))
+        value[0] = value[0] + 1
+        variable.assign(value)
+        now = [np.array(to_numpy(v)) for v in variables]
+        changed += [j for j, v in enumerate(now) if j > i and not np.array_equal(v, to_numpy(states[j]))]
+        np.testing.assert_array_equal(now[i], value)
+    return changed
+
+
+def test_states_share_no_storage():
+    cells = [block(), attention(), attention(monotonic="soft"), attention(block(), input_feeding=False)]
+    for cell in cells:
+        kwargs = {"memory": ops.convert_to_tensor(MEMORY)} if isinstance(cell, AttentionCell) else {}
+        before = cell.get_initial_state(B, **kwargs)
+        assert shared_storage(before) == []
+        after = cell.get_initial_state(B, **kwargs)
+        for state, again in zip(before, after, strict=True):
+            np.testing.assert_array_equal(np.ptp(to_numpy(again), axis=0), 0)
+            assert state is not again
+
+
+@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
+def test_a_stateful_rnn_reads_in_two_pieces_as_in_one(make):
+    x, cell = normal(0, B, T, UNITS), make()
+    whole = keras.layers.RNN(cell, return_sequences=True)
+    whole(x)
+    randomize(whole, np.random.default_rng(0))
+    wanted = to_numpy(whole(x))
+    for mask in (None, np.ones((B, T), bool)):
+        stateful = keras.layers.RNN(cell, return_sequences=True, stateful=True)
+        masks = (None, None) if mask is None else (mask[:, :2], mask[:, 2:])
+        pieces = [to_numpy(stateful(x[:, :2], mask=masks[0])), to_numpy(stateful(x[:, 2:], mask=masks[1]))]
+        np.testing.assert_allclose(np.concatenate(pieces, axis=1), wanted, atol=1e-5)
+
+
+MASKS = {
+    "right": np.arange(T) < np.array([[6], [4], [1]]),
+    "left and right": np.array([[0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0]], bool),
+}
+
+
+def alone(run, x, mask):
+    """Outputs (B, T, D) as Keras documents them: at a masked step the output before, zeros at first; and last states."""
+    outputs, states = [], []
+    for row in range(B):
+        y, *last = run(x[[row]][:, mask[row]], [row])
+        y, steps = to_numpy(y)[0], np.cumsum(mask[row])
+        outputs.append([y[n - 1] if n else np.zeros(y.shape[-1]) for n in steps])
+        states.append([to_numpy(s)[0] for s in keras.tree.flatten(last)])
+    return np.array(outputs), [np.array(rows) for rows in zip(*states, strict=True)]
+
+
+def check_masked(rnn, states=lambda x, rows: None):
+    x = normal(0, B, T, UNITS)
+
+    def run(x, rows=slice(None), mask=None):
+        kwargs = {} if states(x, rows) is None else {"initial_state": states(x, rows)}
+        return rnn(ops.convert_to_tensor(x), mask=mask, **kwargs)
+
+    run(x)
+    randomize(rnn, np.random.default_rng(0))
+    for mask in MASKS.values():
+        outputs, *last = run(x, mask=ops.convert_to_tensor(mask))
+        wanted, wanted_last = alone(run, x, mask)
+        np.testing.assert_allclose(to_numpy(outputs), wanted, atol=1e-5)
+        for received, state in zip(keras.tree.flatten(last), wanted_last, strict=True):
+            np.testing.assert_allclose(to_numpy(received), state, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
+def test_a_masked_row_equals_the_row_alone(make):
+    check_masked(keras.layers.RNN(make(), return_sequences=True, return_state=True))
+
+
+@pytest.mark.parametrize("options", ATTENTION.values(), ids=ATTENTION)
+def test_a_masked_row_of_attention_equals_the_row_alone(options):
+    cell = attention(**options)
+    rnn = keras.layers.RNN(cell, return_sequences=True, return_state=True)
+    check_masked(rnn, lambda x, rows: arguments(cell, x, rows)["initial_state"])
+
+
+def test_a_masked_row_of_attention_in_a_stack_equals_the_row_alone():
+    cell = attention()
+    rnn = keras.layers.RNN(stack(keras.layers.LSTMCell(UNITS), cell), return_sequences=True, return_state=True)
+
+    def states(x, rows):
+        return [[ops.zeros((len(x), UNITS)) for _ in range(2)], arguments(cell, x, rows)["initial_state"]]
+
+    check_masked(rnn, states)
+
+
+def noisy_attention(**options):
+    return attention(monotonic="soft", sigmoid_noise=2.0, **options)
+
+
+def model_and_data(cell, masked=False, **rnn):
+    """A model of an RNN over the cell, that takes the memory too where the cell attends, and its data."""
+    x = keras.Input((T, UNITS))
+    inputs, data, kwargs = [x], [normal(0, B, T, UNITS)], {}
+    if masked:
+        inputs.append(keras.Input((T,), dtype="bool"))
+        data.append(MASKS["right"])
+        kwargs["mask"] = inputs[1]
+    if isinstance(cell, AttentionCell):
+        of_memory = [keras.Input((S * M,)), keras.Input((S,))]
+        inputs += of_memory
+        data += [MEMORY.reshape(B, -1), MEMORY_MASK]
+        kwargs["initial_state"] = first_states(cell, x, *of_memory)
+    return keras.Model(inputs, keras.layers.RNN(cell, return_sequences=True, name="rnn", **rnn)(x, **kwargs)), data
+
+
+RANDOM = {
+    **{name: (lambda make=make: make(dropout=0.5)) for name, make in CELLS.items()},
+    "attention with noise": noisy_attention,
+    "attention with dropout inside": lambda: attention(
+        keras.layers.LSTMCell(UNITS, dropout=0.5, recurrent_dropout=0.5)
+    ),
+    "attention over a block": lambda: attention(
+        [block(dropout=0.5), keras.layers.LSTMCell(UNITS)], input_feeding=False
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "masked"), [(name, name in ("block", "attention with noise")) for name in RANDOM])
+def test_a_cell_that_draws_trains_and_is_whole_after(name, masked):
+    cell = RANDOM[name]()
+    model, data = model_and_data(cell, masked)
+    model.compile("sgd", "mse")
+    first = model.predict(data, verbose=0)
+    model.fit(data, normal(1, B, T, UNITS), epochs=2, verbose=0)
+    assert np.isfinite(model.predict(data, verbose=0)).all()
+    assert np.abs(model.predict(data, verbose=0) - first).max() > 1e-5
+    assert all(np.isfinite(to_numpy(v)).all() for v in model.variables)
+    rnn, x = model.get_layer("rnn"), ops.convert_to_tensor(data[0])
+    assert np.isfinite(to_numpy(rnn(x, training=True, **arguments(cell, x)))).all()
+    memory = {"memory": MEMORY} if isinstance(cell, AttentionCell) else {}
+    assert np.isfinite(to_numpy(AutoregressiveDecoder(cell)(x, training=True, **memory))).all()
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["", "unrolled"])
+def test_dropout_differs_from_step_to_step_and_from_call_to_call(unroll):
+    """A block that reads the same at every step answers the same, without dropout."""
+    x = np.repeat(normal(0, B, 1, UNITS), T, axis=1)
+    rnn = keras.layers.RNN(block(dropout=0.5, seed=3), return_sequences=True, unroll=unroll)
+    quiet = to_numpy(rnn(x))
+    np.testing.assert_allclose(quiet, np.repeat(quiet[:, :1], T, axis=1), atol=1e-5)
+    first, second = (to_numpy(rnn(x, training=True)) for _ in range(2))
+    # With half of the features dropped, two steps of a row are the same by chance alone.
+    assert (np.abs(np.diff(first, axis=1)).max(axis=(0, 2)) > 1e-2).all()
+    assert np.abs(first - second).max() > 1e-2
+    again = keras.layers.RNN(block(dropout=0.5, seed=3), return_sequences=True, unroll=unroll)
+    again(x)
+    again.set_weights(rnn.get_weights())
+    again.cell.seed_generator.state.assign([3, 0])
+    repeated = [to_numpy(again(x, training=True)) for _ in range(2)]
+    assert np.abs(repeated[0] - repeated[1]).max() > 1e-2
+
+
+def test_noise_differs_from_step_to_step_and_from_call_to_call():
+    """Without anything to learn from, all that moves the alignments is the noise."""
+    cell = noisy_attention(seed=1, input_feeding=False)
+    rnn = keras.layers.RNN(cell, return_sequences=True)
+    x = normal(0, B, T, UNITS)
+    quiet = to_numpy(rnn(x, **arguments(cell, x)))
+    runs = [to_numpy(rnn(x, training=True, **arguments(cell, x))) for _ in range(2)]
+    assert np.abs(runs[0] - runs[1]).max() > 1e-3
+    assert np.abs(runs[0] - quiet).max() > 1e-3
+
+
+def test_inner_dropout_masks_are_held_through_the_loop_and_drawn_again_for_the_next():
+    """h = x, dropped or doubled; the output is tanh(h)."""
+    inner = keras.layers.SimpleRNNCell(UNITS, "linear", dropout=0.5, seed=0)
+    cell = attention(inner, input_feeding=False)
+    inner.set_weights([np.eye(UNITS), np.zeros((UNITS, UNITS)), np.zeros(UNITS)])
+    kernel = np.zeros((UNITS + M, UNITS))
+    kernel[:UNITS] = np.eye(UNITS)
+    cell.output_kernel.assign(kernel)
+    rnn = keras.layers.RNN(cell, return_sequences=True)
+    x = normal(0, B, T, UNITS)
+    kept = []
+    for _ in range(3):
+        y = np.arctanh(to_numpy(rnn(x, training=True, **arguments(cell, x))).astype("float64"))
+        mask = np.abs(y) > 1e-6
+        np.testing.assert_allclose(y, 2 * x * mask, atol=1e-3)
+        np.testing.assert_array_equal(mask, np.repeat(mask[:, :1], T, axis=1))
+        kept.append(mask[:, 0])
+    assert not all(np.array_equal(kept[0], k) for k in kept)
+    np.testing.assert_allclose(np.arctanh(to_numpy(rnn(x, **arguments(cell, x)))), x, atol=1e-3)
