@@ -87,7 +87,7 @@ class AttentionCell(RandomCell, keras.layers.Layer):
     as `RNN` repeats it at masked steps; zeros to begin with. After it come the inner cell's states, with `monotonic`
     the last alignments, then the memory, and its mask as floats where there is one. Build the cell by
     `cell.build((None, D), memory_shape=(None, None, M))`. It projects the keys at every step. A mask of the inputs must
-    be passed as `mask=`, since Keras fills it for one tensor alone; on JAX, which masks states of rank 2 alone, it needs
+    be passed as `mask=`, since Keras fills it for one tensor alone; on JAX, which masks states of rank 2 only, it needs
     the memory as (B, S * M). `AutoregressiveDecoder` has none of these limits.
 
     Example:
@@ -188,7 +188,8 @@ class AttentionCell(RandomCell, keras.layers.Layer):
         memory_mask: Any = None,
         return_alignments: bool = False,
     ) -> tuple[Any, list[Any]]:
-        own, of_memory = list(states), []
+        own: list[Any] = list(states)
+        of_memory: list[Any] = []
         if memory is None and len(own) > len(self.state_size):
             own, of_memory = self._in_keras_rnn(own)
             memory, memory_mask = self._as_memory(*of_memory)

@@ -110,7 +110,7 @@ MASKS = {
 
 
 def alone(run, x, mask):
-    """Outputs (B, T, D) as Keras documents them: at a masked step the output before, zeros at first; and last states."""
+    """Last states, and outputs (B, T, D) as Keras documents them: a masked step repeats the one before, zeros at first."""
     outputs, states = [], []
     for row in range(B):
         y, *last = run(x[[row]][:, mask[row]], [row])
