@@ -35,6 +35,20 @@ def check_memory(owner: Any, memory: Any, mask: Any, width: int | None) -> None:
         _checks.shape(owner, "memory_mask", mask.shape, "(B, S)", tuple(memory.shape[:2]), fix)
 
 
+def check_rnn_states(owner: Any, states: Any, sizes: list[Any]) -> None:
+    """Checks the states that `keras.layers.RNN` passes: of the `sizes`, None for any, and one or two of a memory."""
+    shapes = [tuple(state.shape) for state in states]
+    fit = [
+        size is None or shape[1:] == (size if isinstance(size, tuple) else (size,))
+        for shape, size in zip(shapes, sizes, strict=False)
+    ]
+    if not all(fit) or len(states) - len(sizes) not in (1, 2):
+        names = "[output, *inner, " + "alignments, " * bool(owner.monotonic) + "memory, memory_mask]"
+        what = f"{names} within `keras.layers.RNN`, the states before the memory of sizes {sizes}"
+        fix = "The last output comes first, zeros to begin with; the mask may be left out"
+        raise ValueError(_checks.message(owner, "initial_state", what, shapes, fix, "the shapes"))
+
+
 def check_counts(owner: Any, dtype: Any) -> None:
     """Checks that the number of steps read, which `keras.layers.RNN` casts, can be counted in `dtype`."""
     dtype = keras.backend.standardize_dtype(dtype)

@@ -277,15 +277,17 @@ class AttentionCell(RandomCell, keras.layers.Layer):
 
     def _in_keras_rnn(self, states: list[Any]) -> tuple[list[Any], list[Any]]:
         """Returns the cell's own states, and memory and mask, of those that `keras.layers.RNN` passes."""
-        count = len(self.state_size) + (not self.input_feeding)
-        (output, *own), of_memory = states[:count], states[count:]
+        inner = self.state_size[: self._cells.state_count]
+        sizes = [self.output_size, *inner, *[None] * bool(self.monotonic)]
+        arguments.check_rnn_states(self, states, sizes)
+        (output, *own), of_memory = states[: len(sizes)], states[len(sizes) :]
         if self.input_feeding:
             own.insert(self._cells.state_count, output)
         return own, of_memory
 
-    def _as_memory(self, memory: Any = None, mask: Any = None) -> tuple[Any, Any]:
+    def _as_memory(self, memory: Any, mask: Any = None) -> tuple[Any, Any]:
         """Returns a memory (B, S, M), which may come as (B, S * M), and its mask."""
-        if memory is not None and len(memory.shape) == 2:
+        if len(memory.shape) == 2:
             memory = ops.reshape(memory, (ops.shape(memory)[0], -1, self._memory_width))
         return memory, mask
 

@@ -110,7 +110,7 @@ MASKS = {
 
 
 def alone(run, x, mask):
-    """Last states, and outputs (B, T, D) as Keras documents them: a masked step repeats the one before, zeros at first."""
+    """Outputs (B, T, D) as Keras documents them, a masked step like the one before it, zeros at first; last states."""
     outputs, states = [], []
     for row in range(B):
         y, *last = run(x[[row]][:, mask[row]], [row])
@@ -256,3 +256,24 @@ def test_inner_dropout_masks_are_held_through_the_loop_and_drawn_again_for_the_n
         kept.append(mask[:, 0])
     assert not all(np.array_equal(kept[0], k) for k in kept)
     np.testing.assert_allclose(np.arctanh(to_numpy(rnn(x, **arguments(cell, x)))), x, atol=1e-3)
+
+
+def test_an_error_in_the_loop_leaves_no_trace():
+    cell = block(dropout=0.5, cross_attention=True)
+    cell.build((None, UNITS), memory_shape=(None, None, M))
+    x = normal(0, B, T, UNITS)
+    with pytest.raises(ValueError, match="`memory` must be of shape"):
+        keras.layers.RNN(cell)(x)
+    decoder = AutoregressiveDecoder(cell)
+    first, second = (to_numpy(decoder(x, memory=MEMORY, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-2
+
+
+@pytest.mark.parametrize(("dtype", "length"), [("mixed_bfloat16", 257), ("mixed_float16", 2049)])
+def test_more_steps_than_the_dtype_of_states_counts_are_refused(dtype, length):
+    x = np.zeros((1, 2, UNITS), "float32")
+    fits, too_long = (TransformerDecoderCell(UNITS, 2, max_length=n, dtype=dtype) for n in (length - 1, length))
+    keras.layers.RNN(fits, dtype=dtype)(x)
+    with pytest.raises(ValueError, match=f"`max_length` must be at most {length - 1} within `keras.layers.RNN`"):
+        keras.layers.RNN(too_long, dtype=dtype)(x)
+    assert AutoregressiveDecoder(too_long, dtype=dtype)(x).shape == (1, 2, UNITS)
