@@ -124,7 +124,7 @@ def test_states_in_another_order_are_refused(options):
     x, memory, mask = map(ops.convert_to_tensor, DATA)
     cell = built(**options)
     inner_first = [*zeros(x, 2), ops.zeros((B, cell.output_size)), memory, mask]
-    for states in (inner_first[:-3] + [memory, mask], inner_first + [mask], [*zeros(x, 1), memory]):
+    for states in ([*inner_first[:-3], memory, mask], [*inner_first, mask], [*zeros(x, 1), memory]):
         with pytest.raises(
             ValueError, match=r"AttentionCell: `(initial_state` must be \[output, \*inner, memory|memory`)"
         ):
