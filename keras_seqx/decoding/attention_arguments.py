@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from keras_seqx import _checks
 from keras_seqx.decoding import options
 
@@ -10,6 +12,9 @@ MEMORY_FIX = (
     "Pass an encoder's outputs: `decoder(inputs, memory=outputs)`. Within `keras.layers.RNN`, build the cell by "
     "`cell.build((None, D), memory_shape=(None, None, M))` and append the memory to `initial_state`"
 )
+
+# The last of the integers from 0 on that all are numbers of a short floating-point type.
+LARGEST_COUNT = {"bfloat16": 256, "float16": 2048}
 
 
 def check_memory_shape(owner: Any, shape: Any, width: int | None = None) -> None:
@@ -30,12 +35,28 @@ def check_memory(owner: Any, memory: Any, mask: Any, width: int | None) -> None:
         _checks.shape(owner, "memory_mask", mask.shape, "(B, S)", tuple(memory.shape[:2]), fix)
 
 
-def check_no_dropout(owner: Any, cells: Any) -> None:
-    """Checks that none of the cells inside one that `keras.layers.RNN` runs in training has dropout."""
-    holders = [holder for cell in cells.cells for holder in cell.dropout_holders()]
-    if any(holder.dropout or holder.recurrent_dropout for holder in holders):
-        what = "without dropout within `keras.layers.RNN`, which draws no masks for cells inside cells"
-        raise ValueError(_checks.message(owner, "cell", what, owner.cell, "Use `AutoregressiveDecoder`"))
+def check_rnn_states(owner: Any, states: Any, sizes: list[Any]) -> None:
+    """Checks the states that `keras.layers.RNN` passes: of the `sizes`, None for any, and one or two of a memory."""
+    shapes = [tuple(state.shape) for state in states]
+    fit = [
+        size is None or shape[1:] == (size if isinstance(size, tuple) else (size,))
+        for shape, size in zip(shapes, sizes, strict=False)
+    ]
+    if not all(fit) or len(states) - len(sizes) not in (1, 2):
+        names = "[output, *inner, " + "alignments, " * bool(owner.monotonic) + "memory, memory_mask]"
+        what = f"{names} within `keras.layers.RNN`, the states before the memory of sizes {sizes}"
+        fix = "The last output comes first, zeros to begin with; the mask may be left out"
+        raise ValueError(_checks.message(owner, "initial_state", what, shapes, fix, "the shapes"))
+
+
+def check_counts(owner: Any, dtype: Any) -> None:
+    """Checks that the number of steps read, which `keras.layers.RNN` casts, can be counted in `dtype`."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    limit = LARGEST_COUNT.get(dtype)
+    if limit is not None and owner.max_length > limit:
+        what = f"at most {limit} within `keras.layers.RNN` in {dtype}, which does not count further"
+        fix = "Use `AutoregressiveDecoder`, or give the cell `dtype='float32'`"
+        raise ValueError(_checks.message(owner, "max_length", what, owner.max_length, fix))
 
 
 def one_of(owner: Any, argument: str, value: Any, names: tuple) -> Any:

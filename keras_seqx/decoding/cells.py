@@ -11,6 +11,7 @@ from keras import ops, tree
 
 from keras_seqx import _checks
 from keras_seqx.decoding import loop
+from keras_seqx.decoding.random_cell import RandomCell
 
 CELL = "an RNN cell, an RNN layer, or a list of those"
 HELP = "Pass for example `keras.layers.LSTMCell(40)`, a list of cells, or your own layer with `call` and `state_size`"
@@ -121,14 +122,35 @@ class CellStack:
         if not training:  # no cell draws a mask, and the walk through the layers would cost every prediction
             yield
             return
-        holders = [sub for cell in self.cells for sub in cell.dropout_holders()]
         try:
-            if any(h.dropout or h.recurrent_dropout for h in holders):
-                self.step(x, states, training, memories)
+            self.draw_dropout_masks(x, states, memories)
             yield
         finally:
-            for cell in self.cells:
-                cell.forget_dropout_masks()
+            self.forget_dropout_masks()
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any cell holds dropout masks through a loop."""
+        holders = [sub for cell in self.cells for sub in cell.dropout_holders() if not isinstance(sub, RandomCell)]
+        return any(holder.dropout or holder.recurrent_dropout for holder in holders)
+
+    def draw_dropout_masks(self, x: Any, states: Sequence[Any], memories: Sequence[dict]) -> None:
+        """Has every cell draw its dropout masks, by one discarded step."""
+        self.forget_dropout_masks()  # a loop that ended in an error may have left some
+        if self.has_dropout:
+            self.step(x, states, True, memories)
+
+    def forget_dropout_masks(self) -> None:
+        """Has the cells draw new masks in the next loop."""
+        for cell in self.cells:
+            cell.forget_dropout_masks()
+
+    def derive_seeds(self) -> None:
+        """Prepares the cells that draw at every step for a loop of Keras' RNN."""
+        for cell in self.cells:
+            for holder in cell.dropout_holders():
+                if isinstance(holder, RandomCell):
+                    holder.derive_seeds()
 
 
 class Cell:
@@ -183,7 +205,7 @@ class Cell:
         return fused if loop.beats_scan(fused) else None
 
     def dropout_holders(self) -> list[Any]:
-        """Returns the Keras cells in this one, itself included, that keep dropout masks."""
+        """Returns the cells in this one, itself included, that Keras' RNN has draw before its loop."""
         return [sub for sub in self.layer._flatten_layers() if hasattr(sub, "reset_recurrent_dropout_mask")]
 
     def forget_dropout_masks(self) -> None:

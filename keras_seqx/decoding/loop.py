@@ -16,6 +16,9 @@ RUNS_EVERY_STEP_EAGERLY = keras.backend.backend() == "torch"
 # TensorFlow cannot: there a branch with a loop in it trains only without `jit_compile`.
 XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES = keras.backend.backend() != "tensorflow"
 
+# Where Keras' own loops run as `lax.scan`, in which a variable must not be assigned. `scan` carries them.
+SCANS_ASSIGN_NO_VARIABLE = keras.backend.backend() == "jax"
+
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -122,6 +125,21 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     import tensorflow as tf
 
     return tf.function(function, jit_compile=layer.supports_jit)
+
+
+def derived_seed(generator: keras.random.SeedGenerator, values: Sequence[Any]) -> Any:
+    """Returns a seed that follows from the generator's state and from `values`, numbers and tensors. JAX only.
+
+    Nothing is assigned. Values whose sums differ, of floats the sums of their bits, give different seeds.
+    """
+    import jax
+
+    seed = generator.state.value
+    for value in map(jax.numpy.asarray, values):
+        if jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
+            value = jax.lax.bitcast_convert_type(value.astype("float32"), "int32")
+        seed = jax.random.fold_in(seed, value.sum())
+    return seed
 
 
 def known(tensor: Any) -> Any:

@@ -10,13 +10,14 @@ from keras_seqx import _checks
 from keras_seqx.decoding import attention as attending
 from keras_seqx.decoding import attention_arguments as arguments
 from keras_seqx.decoding.cells import CellStack
+from keras_seqx.decoding.random_cell import RandomCell
 from keras_seqx.decoding.scores import SCORES
 
 MONOTONIC = (None, "soft", "hard")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class AttentionCell(keras.layers.Layer):
+class AttentionCell(RandomCell, keras.layers.Layer):
     """Looks, at every step of an RNN cell, into a memory for what the step needs.
 
     With m[s] the memory, such as an encoder's outputs, and h[t] the inner cell's output, step t computes
@@ -79,14 +80,15 @@ class AttentionCell(keras.layers.Layer):
         alignments and context are zero.
 
     Randomness:
-        The noise is drawn anew at every step. The inner cell's dropout masks are held through the steps.
+        New noise is drawn at every step. The inner cell's dropout masks are held through the steps.
 
-    In `keras.layers.RNN`, which passes a cell nothing but states, the memory travels behind the cell's own states:
-    `RNN(cell)(x, initial_state=[*states, memory, memory_mask])`, the mask as floats and only where there is one, the
-    cell built by `cell.build((None, D), memory_shape=(None, None, M))`. It projects the keys at every step, and has no
-    dropout in the inner cell, whose masks `RNN` would not draw. A mask of the inputs must be passed as `mask=`, since
-    Keras fills it for one tensor alone; on JAX it wants `zero_output_for_mask=True` and the memory as (B, S * M).
-    `AutoregressiveDecoder` has none of these limits.
+    In `keras.layers.RNN`, which passes a cell nothing but states, the memory is a state:
+    `RNN(cell)(x, initial_state=[output, *inner, memory, memory_mask])`. The last output (B, output_units) comes first,
+    as `RNN` repeats it at masked steps; zeros to begin with. After it come the inner cell's states, with `monotonic`
+    the last alignments, then the memory, and its mask as floats where there is one. Build the cell by
+    `cell.build((None, D), memory_shape=(None, None, M))`. It projects the keys at every step. A mask of the inputs must
+    be passed as `mask=`, since Keras fills it for one tensor alone; on JAX, which masks states of rank 2 only, it needs
+    the memory as (B, S * M). `AutoregressiveDecoder` has none of these limits.
 
     Example:
 
@@ -162,8 +164,9 @@ class AttentionCell(keras.layers.Layer):
             states.append(ops.zeros((batch_size, self.output_size), dtype=self.compute_dtype))
         if self.monotonic:  # the reader stands at the beginning
             length = 1 if memory is None else ops.shape(memory)[1]
+            # A sum, as on torch the rows of a tensor broadcast or repeated share their storage.
             at_first = ops.cast(ops.arange(length, dtype="int32") < 1, self.compute_dtype)
-            states.append(ops.broadcast_to(at_first, (batch_size, length)))
+            states.append(ops.zeros((batch_size, length), dtype=self.compute_dtype) + at_first)
         return states
 
     def prepare_memory(self, memory: Any, memory_mask: Any = None) -> dict[str, Any]:
@@ -185,20 +188,23 @@ class AttentionCell(keras.layers.Layer):
         memory_mask: Any = None,
         return_alignments: bool = False,
     ) -> tuple[Any, list[Any]]:
-        own, passed_on = list(states[: len(self.state_size)]), list(states[len(self.state_size) :])
-        if memory is None and passed_on:
-            memory, memory_mask = self._passed_on(passed_on, training)
+        own: list[Any] = list(states)
+        of_memory: list[Any] = []
+        if memory is None and len(own) > len(self.state_size):
+            own, of_memory = self._in_keras_rnn(own)
+            memory, memory_mask = self._as_memory(*of_memory)
         memory = self._prepared(memory, memory_mask)
         inner, own = own[: self._cells.state_count], own[self._cells.state_count :]
         if self.input_feeding:
             inputs = ops.concatenate([inputs, own[0]], axis=-1)
         hidden, new_states = self._cells.step(inputs, inner, bool(training), memory["inner"])
         attention, alignments = self._attend(hidden, memory, own[-1] if self.monotonic else None, training)
-        if self.input_feeding:
-            new_states = [*new_states, attention]
-        if self.monotonic:
-            new_states = [*new_states, ops.cast(alignments, own[-1].dtype)]
-        return (attention, alignments) if return_alignments else attention, [*new_states, *passed_on]
+        last = [ops.cast(alignments, own[-1].dtype)] if self.monotonic else []
+        if of_memory:
+            new_states = [attention, *new_states, *last, *of_memory]
+        else:
+            new_states = [*new_states, *([attention] if self.input_feeding else []), *last]
+        return (attention, alignments) if return_alignments else attention, new_states
 
     def compute_output_spec(
         self,
@@ -251,7 +257,8 @@ class AttentionCell(keras.layers.Layer):
         if self.monotonic:
             scores = scores + ops.cast(self.score_offset.value, scores.dtype)
             if training and self.sigmoid_noise:
-                noise = keras.random.normal(ops.shape(scores), dtype=scores.dtype, seed=self.seed_generator)
+                seed = self.seed_of(scores, previous)
+                noise = keras.random.normal(ops.shape(scores), dtype=scores.dtype, seed=seed)
                 scores = scores + self.sigmoid_noise * noise
             hard = self.monotonic == "hard" and not training
             stop = attending.hard_monotonic if hard else attending.soft_monotonic
@@ -268,14 +275,34 @@ class AttentionCell(keras.layers.Layer):
         """Returns `memory` as it is if it has been prepared before."""
         return memory if isinstance(memory, dict) else self.prepare_memory(memory, memory_mask)
 
-    def _passed_on(self, states: list[Any], training: Any) -> tuple[Any, Any]:
-        """Returns memory and mask that `keras.layers.RNN` passes on behind the cell's own states."""
-        if training:
-            arguments.check_no_dropout(self, self._cells)
-        memory, mask = states if len(states) == 2 else (states[0], None)
+    def _in_keras_rnn(self, states: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Returns the cell's own states, and memory and mask, of those that `keras.layers.RNN` passes."""
+        inner = self.state_size[: self._cells.state_count]
+        sizes = [self.output_size, *inner, *[None] * bool(self.monotonic)]
+        arguments.check_rnn_states(self, states, sizes)
+        (output, *own), of_memory = states[: len(sizes)], states[len(sizes) :]
+        if self.input_feeding:
+            own.insert(self._cells.state_count, output)
+        return own, of_memory
+
+    def _as_memory(self, memory: Any, mask: Any = None) -> tuple[Any, Any]:
+        """Returns a memory (B, S, M), which may come as (B, S * M), and its mask."""
         if len(memory.shape) == 2:
             memory = ops.reshape(memory, (ops.shape(memory)[0], -1, self._memory_width))
         return memory, mask
+
+    def get_dropout_mask(self, step_input: Any) -> None:
+        """Called by `keras.layers.RNN` before its loop: the inner cells draw what they hold through it."""
+        super().get_dropout_mask(step_input)
+        self._cells.forget_dropout_masks()  # a loop that ended in an error may have left some
+        if self._cells.has_dropout:
+            memory = ops.zeros((ops.shape(step_input)[0], 2, self._memory_width), dtype=self.compute_dtype)
+            self(step_input, self.get_initial_state(memory=memory), training=True, memory=memory)
+        self._cells.derive_seeds()
+
+    def reset_dropout_mask(self) -> None:
+        super().reset_dropout_mask()
+        self._cells.forget_dropout_masks()
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -296,7 +323,9 @@ class AttentionCell(keras.layers.Layer):
         config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
         return cls(**{**config, "cell": keras.saving.deserialize_keras_object(config["cell"])})
 
-    def get_build_config(self) -> dict[str, Any]:
+    def get_build_config(self) -> dict[str, Any] | None:
+        if not self.built:
+            return None
         return {"inputs_shape": (None, self._width), "memory_shape": (None, None, self._memory_width)}
 
     def build_from_config(self, config: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ from keras import ops
 from keras_seqx import _checks
 from keras_seqx.decoding import attention, heads, options
 from keras_seqx.decoding import attention_arguments as arguments
+from keras_seqx.decoding.random_cell import RandomCell
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class TransformerDecoderCell(keras.layers.Layer):
+class TransformerDecoderCell(RandomCell, keras.layers.Layer):
     """Reads one more step of a sequence with a block of a Transformer decoder.
 
     With normalization first, where n[i] are layer normalizations,
@@ -24,7 +25,8 @@ class TransformerDecoderCell(keras.layers.Layer):
     positions, so that no block has to be the first; in a stack each cell is a block. Differs from KerasHub's
     `TransformerDecoder` in that: positions lie in the block, not in an embedding.
 
-    The states are the keys and values of the steps read so far, and how many those are.
+    The states are the last output, the keys and values of the steps read so far, and how many those are. The output
+    comes first, as in Keras' own cells: `keras.layers.RNN` repeats it at masked steps.
 
     Args:
         units: integer of at least 1, the width D of inputs and outputs.
@@ -43,8 +45,8 @@ class TransformerDecoderCell(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor (B, D).
-        states: list of keys and values, float tensors (B, num_heads, max_length, D / num_heads), and the number of
-            steps read, an integer tensor (B, 1), which may differ from row to row.
+        states: list of the last output (B, D), the keys and the values (B, max_length * D), and the number of steps
+            read, an integer tensor (B, 1), which may differ from row to row.
         training: whether dropout is active.
         memory: float tensor (B, S, M), or what `prepare_memory` made of it, which projects it once and for all.
         memory_mask: boolean tensor (B, S), true where the memory is valid. Keras fills it from the memory's own mask.
@@ -56,7 +58,9 @@ class TransformerDecoderCell(keras.layers.Layer):
 
     Raises:
         ValueError: sizes that do not divide, a memory or inputs that do not fit, a memory where there is no
-            cross-attention, none where there is.
+            cross-attention, none where there is; in `keras.layers.RNN` under mixed precision, which casts the number
+            of steps read to the compute dtype, a `max_length` that this dtype cannot count to: 256 of bfloat16, 2048
+            of float16.
         TypeError: an option of the wrong kind.
 
     Masking:
@@ -64,7 +68,7 @@ class TransformerDecoderCell(keras.layers.Layer):
         the cross-attention adds its output bias alone.
 
     Randomness:
-        Dropout draws anew at every step, as between the positions of a Transformer, and not once for all steps.
+        Dropout draws new masks at every step, as between the positions of a Transformer, and not once for all steps.
 
     Example:
 
@@ -123,8 +127,8 @@ class TransformerDecoderCell(keras.layers.Layer):
         self.seed = seed
         if self.dropout:
             self.seed_generator = keras.random.SeedGenerator(seed)
-        self._cache_shape = (self.num_heads, self.max_length, self.units // self.num_heads)
-        self.state_size = [self._cache_shape, self._cache_shape, 1]
+        # All of rank 2: on JAX, Keras' RNN cannot mask a state of another rank.
+        self.state_size = [self.units, self.max_length * self.units, self.max_length * self.units, 1]
         self.output_size = self.units
 
     @property
@@ -164,8 +168,9 @@ class TransformerDecoderCell(keras.layers.Layer):
         return gamma, self.add_weight(shape=(self.units,), initializer="zeros", name=f"{name}_beta")
 
     def get_initial_state(self, batch_size: Any = None) -> list[Any]:
-        cache = ops.zeros((batch_size, *self._cache_shape), dtype=self.compute_dtype)
-        return [cache, cache, ops.zeros((batch_size, 1), dtype="int32")]
+        # Each its own tensor: torch variables made of one tensor would share its storage.
+        floats = [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_size[:3]]
+        return [*floats, ops.zeros((batch_size, 1), dtype="int32")]
 
     def prepare_memory(self, memory: Any, memory_mask: Any = None) -> dict[str, Any]:
         """Returns what every step needs of a memory (B, S, M) and its mask (B, S): tensors (B, ...)."""
@@ -222,7 +227,10 @@ class TransformerDecoderCell(keras.layers.Layer):
     ) -> tuple[Any, list[Any], Any]:
         """Returns outputs (B, T, D), new states, and the weights of the cross-attention (B, N, T, S) or None."""
         self._check_memory(memory)
-        keys, values, read = states
+        _, keys, values, read = states
+        arguments.check_counts(self, read.dtype)
+        cache = (-1, self.num_heads, self.max_length, self.units // self.num_heads)
+        keys, values = ops.reshape(keys, cache), ops.reshape(values, cache)
         position = ops.cast(read, "int32")
         steps = position + ops.arange(ops.shape(x)[1], dtype="int32")[None]
         alignments = None
@@ -250,21 +258,23 @@ class TransformerDecoderCell(keras.layers.Layer):
         def feedforward(x):
             return _affine(self.activation(_affine(x, self._intermediate)), self._output)
 
-        x = self._add(x, self_attention, self._self_norm, training)
+        sublayers = [(self_attention, self._self_norm), (feedforward, self._feedforward_norm)]
         if self.cross_attention:
-            x = self._add(x, cross_attention, self._cross_norm, training)
-        x = self._add(x, feedforward, self._feedforward_norm, training)
+            sublayers.insert(1, (cross_attention, self._cross_norm))
+        for place, (sublayer, norm) in enumerate(sublayers):
+            x = self._add(x, sublayer, norm, training, place, position)
         # Rather no number than a wrong one.
         x = ops.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
-        return x, [keys, values, ops.cast(position + ops.shape(x)[1], read.dtype)], alignments
+        keys, values = (ops.reshape(cache, (-1, self.max_length * self.units)) for cache in (keys, values))
+        return x, [x[:, -1], keys, values, ops.cast(position + ops.shape(x)[1], read.dtype)], alignments
 
-    def _add(self, x: Any, sublayer: Any, norm: tuple[Any, Any], training: Any) -> Any:
+    def _add(self, x: Any, sublayer: Any, norm: tuple[Any, Any], training: Any, place: int, position: Any) -> Any:
         def normalized(x):
             return heads.layer_norm(x, norm[0].value, norm[1].value, self.layer_norm_epsilon)
 
         y = sublayer(normalized(x) if self.normalize_first else x)
         if training and self.dropout:
-            y = keras.random.dropout(y, self.dropout, seed=self.seed_generator)
+            y = keras.random.dropout(y, self.dropout, seed=self.seed_of(position, place))
         return x + y if self.normalize_first else normalized(x + y)
 
     def _rotated(self, tensors: list[Any], steps: Any) -> list[Any]:
@@ -300,7 +310,9 @@ class TransformerDecoderCell(keras.layers.Layer):
             "seed": self.seed,
         }
 
-    def get_build_config(self) -> dict[str, Any]:
+    def get_build_config(self) -> dict[str, Any] | None:
+        if not self.built:
+            return None
         memory = None if self._memory_width is None else (None, None, self._memory_width)
         return {"inputs_shape": (None, self.units), "memory_shape": memory}
 

@@ -1,4 +1,4 @@
-"""AttentionCell in Keras' own RNN, whose cells get nothing but states: the memory travels behind them."""
+"""AttentionCell in Keras' own RNN, whose cells get nothing but states: the memory is the last of them."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ DATA = [normal(0, B, T, FEATURES), normal(1, B, S, M), MASK.astype("float32")]
 
 
 def built(attention="bahdanau", **options):
-    cell = AttentionCell(keras.layers.LSTMCell(UNITS, dropout=options.pop("dropout", 0)), attention, **options)
+    cell = AttentionCell(keras.layers.LSTMCell(UNITS), attention, **options)
     cell.build((None, FEATURES), memory_shape=(None, None, M))
     return cell
 
@@ -91,9 +91,9 @@ def test_returns_the_states():
     x = ops.convert_to_tensor(DATA[0])
     output, *states = rnn(x, initial_state=[*zeros(x, 3), *map(ops.convert_to_tensor, DATA[1:])])
     decoder = AutoregressiveDecoder(cell, return_state=True)
-    outputs, *wanted = to_numpy(decoder(DATA[0], memory=DATA[1], memory_mask=MASK))
+    outputs, *inner, attention = to_numpy(decoder(DATA[0], memory=DATA[1], memory_mask=MASK))
     np.testing.assert_allclose(to_numpy(output), outputs[:, -1], atol=1e-5)
-    for received, state in zip(states, [*wanted, *DATA[1:]], strict=True):
+    for received, state in zip(states, [attention, *inner, *DATA[1:]], strict=True):
         np.testing.assert_allclose(to_numpy(received), state, atol=1e-5)
 
 
@@ -111,18 +111,21 @@ def test_masked_inputs():
         np.testing.assert_allclose(model.predict([*DATA, valid], verbose=0), wanted, atol=1e-5)
 
 
-def test_dropout_of_the_inner_cell_is_refused_in_training():
-    x = ops.convert_to_tensor(DATA[0])
-    rnn = keras.layers.RNN(built(dropout=0.5))
-    states = [*zeros(x, 3), *map(ops.convert_to_tensor, DATA[1:])]
-    rnn(x, initial_state=states)
-    with pytest.raises(ValueError, match=r"`cell` must be without dropout within `keras.layers.RNN`"):
-        rnn(x, initial_state=states, training=True)
-
-
 def test_a_memory_is_asked_for():
     x = keras.Input((T, FEATURES))
     with pytest.raises(ValueError, match=r"`memory` must be of shape .*memory_shape=.*initial_state"):
         keras.layers.RNN(AttentionCell(keras.layers.LSTMCell(UNITS)))(x)
     with pytest.raises(ValueError, match="`memory` must be of shape"):
         keras.layers.RNN(built())(ops.convert_to_tensor(DATA[0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"input_feeding": False}, {"output_units": UNITS + 1}])
+def test_states_in_another_order_are_refused(options):
+    x, memory, mask = map(ops.convert_to_tensor, DATA)
+    cell = built(**options)
+    inner_first = [*zeros(x, 2), ops.zeros((B, cell.output_size)), memory, mask]
+    for states in ([*inner_first[:-3], memory, mask], [*inner_first, mask], [*zeros(x, 1), memory]):
+        with pytest.raises(
+            ValueError, match=r"AttentionCell: `(initial_state` must be \[output, \*inner, memory|memory`)"
+        ):
+            keras.layers.RNN(cell)(x, initial_state=states)

@@ -146,7 +146,7 @@ def test_rows_go_on_from_their_own_positions(read):
         own = {k: v[row : row + 1] for k, v in memory.items()}
         whole = np.concatenate([past[row], inputs[row]])[None]
         np.testing.assert_allclose(to_numpy(outputs)[row], expected(cell, whole, **own)[0][0, -T:], atol=1e-5)
-    assert to_numpy(last[2]).tolist() == [[T], [T + 1], [T + 3]]
+    assert to_numpy(last[-1]).tolist() == [[T], [T + 1], [T + 3]]
 
 
 def slopes(cell, function, values):
@@ -283,12 +283,9 @@ def test_steps_beyond_the_cache_are_no_numbers(read, fresh):
     outputs = to_numpy(outputs)
     np.testing.assert_allclose(outputs[:, :LENGTH], expected(cell, inputs[:, :LENGTH])[0], atol=1e-5)
     assert np.isnan(outputs[:, LENGTH:]).all()
-    assert to_numpy(states[2]).tolist() == [[LENGTH + 3]] * B
+    assert to_numpy(states[-1]).tolist() == [[LENGTH + 3]] * B
     # A row that is still within is not touched by one that is not.
-    states = [
-        state if i < 2 else ops.convert_to_tensor([[LENGTH], [1], [LENGTH - 1]]) for i, state in enumerate(states)
-    ]
-    output, _ = cell(inputs[:, 0], states)
+    output, _ = cell(inputs[:, 0], [*states[:-1], ops.convert_to_tensor([[LENGTH], [1], [LENGTH - 1]])])
     assert np.isnan(to_numpy(output)).all(axis=1).tolist() == [True, False, False]
     assert cell.max_length == LENGTH
 
