@@ -37,9 +37,9 @@ def no_repeat_ngram(logits: Any, tokens: Any, lengths: Any, ngram_size: int) -> 
     return filters.exclude(logits, _occur(tokens[:, ngram_size - 1 :], banned, logits))
 
 
-def min_length(logits: Any, step: Any, length: Any, end_token: int) -> Any:
-    """Leaves out the end while fewer than `length` tokens, a number or (R, 1), were generated."""
-    is_end = np.arange(logits.shape[-1]) == end_token
+def min_length(logits: Any, step: Any, length: Any, end_tokens: Sequence[int]) -> Any:
+    """Leaves out the ends while fewer than `length` tokens, a number or (R, 1), were generated."""
+    is_end = np.isin(np.arange(logits.shape[-1]), end_tokens)
     return filters.exclude(logits, ops.logical_and(_column(step) < ops.cast(length, "int32"), is_end))
 
 
