@@ -4,6 +4,7 @@
 `keras.ops.while_loop` has none at all there nor on JAX. This file is the only place that names a backend.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,14 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def scan(
-    step: Step, carry: Any, xs: Any, length: Any, *, output: Any, variables: Sequence[Any] = ()
+    step: Step,
+    carry: Any,
+    xs: Any,
+    length: Any,
+    *,
+    output: Any,
+    variables: Sequence[Any] = (),
+    until: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """Runs `carry, y = step(carry, x)` over the time axis of `xs`.
 
@@ -33,13 +41,17 @@ def scan(
         output: `keras.KerasTensor` of one step's output, (B, ...); TensorFlow sizes its buffer by it.
         variables: the Keras variables that `step` reads or assigns. Assignments inside the loop (random
             seeds, moving statistics) are carried from step to step and take effect after it.
+        until: takes the carry to a boolean scalar; where it is true, no more steps are run. The first one always is.
 
     Returns:
-        The last carry, and the outputs stacked to (B, T, ...).
+        The last carry, and the outputs stacked to (B, T, ...), with any finite values at steps that were not run.
     """
     if RUNS_EVERY_STEP_EAGERLY:
         ys = []
         for t in range(length):
+            if ys and until is not None and bool(until(carry)):
+                ys += [ys[-1]] * (length - t)
+                break
             carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
             ys.append(y)
         return carry, ops.stack(ys, axis=1)
@@ -51,7 +63,8 @@ def scan(
         return (values, carry), y
 
     scan_on_backend = _scan_jax if keras.backend.backend() == "jax" else _scan_tensorflow
-    (values, carry), ys = scan_on_backend(body, (carried.values(), carry), xs, length, output)
+    ends = until and (lambda state: until(state[1]))
+    (values, carry), ys = scan_on_backend(body, (carried.values(), carry), xs, length, output, ends)
     carried.assign(values)
     return carry, ys
 
@@ -157,10 +170,19 @@ def beats_scan(layer: keras.layers.RNN) -> bool:
     return jax.default_backend() == "gpu"
 
 
-def _scan_jax(step: Step, carry: Any, xs: Any, length: int, output: Any) -> tuple[Any, Any]:
+def _scan_jax(body: Step, carry: Any, xs: Any, length: int, output: Any, until: Callable | None) -> tuple[Any, Any]:
     import jax
 
     del output
+
+    def step(carry, x):
+        if until is None:
+            return body(carry, x)
+        # A loop of a number of steps that is not known has no gradient on JAX; one that skips its steps has.
+        run = functools.partial(body, carry, x)
+        nothing = jax.tree.map(lambda y: jax.numpy.zeros(y.shape, y.dtype), jax.eval_shape(run)[1])
+        return jax.lax.cond(until(carry), lambda: (carry, nothing), run)
+
     # Of each step only the products are kept for the backward pass, the rest is computed again: writing it all
     # down takes longer, up to half of a training step.
     step = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.dots_saveable)
@@ -213,7 +235,9 @@ class _Carried:
             self.variables[i].assign(values[i])
 
 
-def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) -> tuple[Any, Any]:
+def _scan_tensorflow(
+    step: Step, carry: Any, xs: Any, length: Any, output: Any, until: Callable | None
+) -> tuple[Any, Any]:
     import tensorflow as tf
 
     def time_major(x):
@@ -234,8 +258,13 @@ def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) 
             new.set_shape(old.shape)
         return (t + 1, buffer.write(t, y), *new_state)
 
+    def goes_on(t, _, *state):
+        if until is None:
+            return t < length
+        return (t < length) & ((t < 1) | ~until(tree.pack_sequence_as(carry, list(state))))
+
     # A bound on the iterations is what gives XLA a gradient.
     _, buffer, *flat_carry = tf.while_loop(
-        lambda t, *_: t < length, body, (0, buffer, *flat_carry), maximum_iterations=length, swap_memory=True
+        goes_on, body, (0, buffer, *flat_carry), maximum_iterations=length, swap_memory=True
     )
     return tree.pack_sequence_as(carry, flat_carry), time_major(buffer.stack())

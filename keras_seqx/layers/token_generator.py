@@ -63,8 +63,8 @@ class TokenGenerator(keras.layers.Layer):
         token i.
 
     Raises:
-        ValueError: an end token that the vocabulary lacks; `force_end` without an end token; more sequences to return than beams; processors that leave
-            no token; ids out of the vocabulary; memory missing or not taken.
+        ValueError: an end token that the vocabulary lacks; `force_end` without an end token; more sequences to return
+            than beams; processors that leave no token; ids out of the vocabulary; memory missing or not taken.
         TypeError: a decoder without embedding; float ids; options of other kinds.
 
     Masking:
