@@ -8,7 +8,7 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks
-from keras_seqx.decoding import options
+from keras_seqx.decoding import loop, options
 from keras_seqx.decoding.generation import Carry, Generation, flat_rows, take, write, write_alignments
 from keras_seqx.decoding.search import Search
 
@@ -244,8 +244,8 @@ class BeamSearch(Search):
             "token": ops.ravel(column[:, self.beams :]),
             "states": [ops.take(state, rows, axis=0) for state in states],
             "done": carry["done"] | (choosing & done),
-            "scores": ops.where(here, live["scores"], carry["scores"]),
-            "finished": {key: ops.where(here, finished[key], old) for key, old in carry["finished"].items()},
+            "scores": loop.where(here, live["scores"], carry["scores"]),
+            "finished": {key: loop.where(here, finished[key], old) for key, old in carry["finished"].items()},
         }
 
     def finish(self, generation: Generation, carry: Carry) -> Carry:
@@ -274,9 +274,9 @@ class BeamSearch(Search):
 
 
 def _total(logits: Any) -> Any:
-    """The logarithm of the sum of all weights (R, 1); 0 where no token is left, which keeps the rest at -inf."""
-    total = ops.logsumexp(logits, axis=-1, keepdims=True)
-    return ops.where(total == NEVER, 0.0, total)
+    """The logarithm of the sum of all weights (R, 1), finite where no token is left, which keeps the rest at -inf."""
+    none = ops.max(logits, axis=-1, keepdims=True) == NEVER
+    return ops.logsumexp(loop.where(none, ops.zeros_like(logits), logits), axis=-1, keepdims=True)
 
 
 def _joined(groups: list[Carry]) -> Carry:

@@ -5,6 +5,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def scan(
         The last carry, and the outputs stacked to (B, T, ...), with any finite values at steps that were not run.
     """
     if RUNS_EVERY_STEP_EAGERLY:
-        ys = []
+        ys: list[Any] = []
         for t in range(length):
             if ys and until is not None and bool(until(carry)):
                 ys += [ys[-1]] * (length - t)
@@ -84,7 +85,8 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
 def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, limit: Any) -> Any:
     """Runs `carry = body(carry)` while `condition(carry)`, a boolean scalar, holds; at most `limit` times.
 
-    It stops early, has no gradient, and `body` must assign no variable. The carry keeps structure, shapes and dtypes.
+    It stops early, its result is a constant to a gradient, and `body` must assign no variable. The carry keeps
+    structure, shapes and dtypes.
     """
     if RUNS_EVERY_STEP_EAGERLY:
         import torch
@@ -96,8 +98,12 @@ def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carr
     if keras.backend.backend() == "jax":
         import jax
 
-        start = (ops.cast(limit, "int32"), carry)
-        return jax.lax.while_loop(lambda s: (s[0] > 0) & condition(s[1]), lambda s: (s[0] - 1, body(s[1])), start)[1]
+        # An export differentiates what it writes, and JAX cannot differentiate this loop: whatever the body reads,
+        # weights included, is handed to it as a constant.
+        start = jax.lax.stop_gradient((ops.cast(limit, "int32"), carry))
+        step, read = jax.closure_convert(lambda s: (s[0] - 1, body(s[1])), start)
+        read = jax.lax.stop_gradient(read)
+        return jax.lax.while_loop(lambda s: (s[0] > 0) & condition(s[1]), lambda s: step(s, *read), start)[1]
     import tensorflow as tf
 
     flat = tree.flatten(carry)
@@ -111,7 +117,20 @@ def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carr
     flat = tf.while_loop(
         lambda *state: condition(tree.pack_sequence_as(carry, list(state))), flat_body, flat, maximum_iterations=limit
     )
-    return tree.pack_sequence_as(carry, list(flat))
+    return tree.pack_sequence_as(carry, [tf.stop_gradient(x) for x in flat])
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Returns `ops.where(condition, x, y)`, for floats of which the ones that are not taken may be infinite.
+
+    The converter of TensorFlow graphs to ONNX writes `where` as c * x + (1 - c) * y, which is NaN there, unless the
+    condition is an `IsNaN` (or x or y a constant that is infinite).
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        condition = tf.math.is_nan(tf.where(condition, math.nan, 0.0))
+    return ops.where(condition, x, y)
 
 
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
@@ -135,6 +154,11 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     import tensorflow as tf
 
     return tf.function(function, jit_compile=layer.supports_jit)
+
+
+def known_size(size: Any) -> int | None:
+    """Returns an axis' size, or None where it is open: None on TensorFlow, a symbol in an export from JAX."""
+    return size if isinstance(size, int) else None
 
 
 def known(tensor: Any) -> Any:
@@ -187,7 +211,12 @@ def _scan_jax(body: Step, carry: Any, xs: Any, length: int, output: Any, until: 
     # down takes longer, up to half of a training step.
     step = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.dots_saveable)
     xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
-    carry, ys = jax.lax.scan(step, carry, xs, length)
+    if known_size(length) is None:
+        # In an export, where the length is a symbol, `scan` takes it from what it reads alone.
+        index = jax.numpy.arange(length)
+        carry, ys = jax.lax.scan(lambda carry, x: step(carry, x[0]), carry, (xs, index))
+    else:
+        carry, ys = jax.lax.scan(step, carry, xs, length)
     return carry, ops.swapaxes(ys, 0, 1)
 
 

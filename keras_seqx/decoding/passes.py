@@ -133,11 +133,15 @@ class Passes:
         arguments.check_sample(self.sampler, sample, output, like)
         return ops.cast(sample, like.dtype)
 
+    def _ended(self, output: Any) -> Any:
+        assert self.stop is not None
+        return self.stop(output)
+
     def _scan(
         self, sample: Any, states: States, xs: dict[str, Any], length: Any, rows: Rows
     ) -> tuple[Any, States, Rows]:
         def step(carry, x):
-            sample, states, *rows = carry
+            sample, states, *row = carry
             features = sample if self.embed is None else self.embed(sample[:, None])[:, 0]
             if "use" in x:
                 features = ops.where(x["use"][:, None], x["features"], features)
@@ -146,21 +150,20 @@ class Passes:
             hidden, new_states = self.cells.step(features, states, self.training, self.memories)
             output = self.output_layer(hidden)
             sample = self._sample(output, x.get("noise"), sample)
-            if not rows:
+            if not row:
                 return (sample, new_states), output
-            states, row = self._advance(rows[0], output, x.get("free"), states, new_states)
-            return (sample, states, row), output
+            return (sample, *self._advance(row[0], output, x.get("free"), states, new_states)), output
 
-        carry = (sample, list(states)) if self.stop is None else (sample, list(states), rows)
-        until = None if self.stop is None else lambda carry: ops.all(carry[2]["ended"])
-        (_, states, *rows), outputs = loop.scan(
+        carry = (sample, list(states), *([] if rows is None else [rows]))
+        until = None if rows is None else lambda carry: ops.all(carry[2]["ended"])
+        (_, states, *row), outputs = loop.scan(
             step, carry, xs, length, output=self.output, variables=self.variables, until=until
         )
-        return outputs, states, rows[0] if rows else None
+        return outputs, states, row[0] if row else None
 
     def _advance(self, row: Any, output: Any, free: Any, states: States, new: States) -> tuple[States, Rows]:
         """A row that has ended keeps its states and its last output."""
-        ends, going = self.stop(output), ~row["ended"]
+        going, ends = ~row["ended"], self._ended(output)
         ends = ends if free is None else ends & free
 
         def choose(new: Any, old: Any) -> Any:

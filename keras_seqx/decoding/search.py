@@ -102,7 +102,7 @@ class RowByRow(Search):
             "states": states,
             "done": carry["done"] | (generating & ends),
             "lengths": ops.where(writing, count + 1, carry["lengths"]),
-            "scores": ops.where(generating, scores + gain, scores),
+            "scores": loop.where(generating, scores + gain, scores),
         }
         if alignments is not None:
             new["alignments"] = write_alignments(carry["alignments"], t + 1, alignments)

@@ -182,11 +182,11 @@ class AutoregressiveDecoder(keras.layers.Layer):
         all_inputs, inputs = inputs, self.parts.standardize(inputs, mask)[:, :steps]
         passes = self.parts.passes(memories, covariates, bool(training), self._stop(inputs, steps, training))
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
-        given = ops.shape(inputs)[1]
+        given, known = ops.shape(inputs)[1], loop.known_size(inputs.shape[1])
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
         states, rows = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory), None
         with passes.prime(inputs, states):
-            if inputs.shape[1] == 1 and steps not in (None, 1):
+            if known == 1 and steps not in (None, 1):
                 rows = passes.start(ops.shape(inputs)[0])
                 outputs, states, rows = passes.free(inputs[:, 0], states, 0, steps, rows)
             elif passes.stop is not None and use is not None:
@@ -195,7 +195,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             else:
                 outputs, states = self._read(passes, inputs, use, states, fresh=initial_state is None)
                 rows = passes.after_whole(outputs)
-            if steps is not None and inputs.shape[1] not in (1, steps):
+            if steps is not None and known not in (1, steps):
                 sample = passes.sample(outputs[:, -1], inputs)
                 more, states, rows = passes.free(sample, states, given, steps - given, rows)
                 outputs = ops.concatenate([outputs, more], axis=1)
@@ -207,11 +207,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def _stop(self, inputs: Any, steps: int | None, training: Any) -> Callable | None:
         """Returns what ends rows in a call, a function of outputs (B, D) to booleans (B,), or None."""
-        if self.stop is None or training or steps is None or inputs.shape[1] == steps:
+        stop = self.stop
+        if stop is None or training or steps is None or loop.known_size(inputs.shape[1]) == steps:
             return None
         # Where a TensorFlow graph leaves the time axis open, it turns out then whether any row runs free.
         more = ops.shape(inputs)[1] < steps
-        return lambda outputs: ops.logical_and(stopping.ended(self, self.stop, outputs), more)
+        return lambda outputs: ops.logical_and(stopping.ended(self, stop, outputs), more)
 
     def _keep_last(self, outputs: Any, steps: Any, rows: Any, mask: Any, inputs: Any) -> Any:
         """Returns outputs (B, steps, D) that stay as they are where their row has ended, and are masked there."""
@@ -222,7 +223,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
-        if not self.parts.feeds_back or inputs.shape[1] == 1:
+        if not self.parts.feeds_back or loop.known_size(inputs.shape[1]) == 1:
             return passes.whole(inputs, states, fresh)
         if passes.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
@@ -304,7 +305,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
     ) -> int | None:
         """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
-        given = inputs.shape[1] if len(inputs.shape) > 1 else None
+        given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
         self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
         arguments.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)

@@ -7,8 +7,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from keras import ops
 
 from keras_seqx import AutoregressiveDecoder, SequenceMask, StopCondition, StopThreshold
@@ -66,25 +64,18 @@ def test_rows_end_as_in_the_textbook(length, jit):
     )
     model = masked_model(decoder, length, covariates=2)
     model.compile(jit_compile=jit and length is not None)
-    seen = set()
-
-    @given(seed=st.integers(0, 2**16))
-    def property_(seed):
+    lengths, seen = np.array([3, 1, 2, 3], "int32"), set()
+    for seed in range(8):
         randomize(decoder, np.random.default_rng(seed))
         oracle = Reference.of(stack, decoder)
         x, known = normal(seed, 4, 3, FEATURES), normal(seed + 1, 4, STEPS, 2)
-        lengths = np.array([3, 1, 2, 3], "int32")
         use = np.arange(3) < lengths[:, None]
         expected = reference.decode_until(
             lambda y: y[-1] > 0.6, oracle.cells, oracle.output, x, oracle.zero_states(4), STEPS, use, known
         )
-        margin = np.abs(expected[0][..., -1] - 0.6).min()
-        if margin > 1e-4:
-            check(model.predict([x, lengths, known], verbose=0), expected)
-            seen.update(expected[2].tolist())
-
-    property_()
-    assert len(seen) > 3, seen
+        check(model.predict([x, lengths, known], verbose=0), expected)
+        seen.update(expected[2].tolist())
+    assert len(seen) > 3
 
 
 @pytest.mark.parametrize("mode", MODES)
