@@ -1,5 +1,22 @@
 """The private and undocumented attributes of Keras that the package uses, each behind one named function.
 
-Each function says why no public attribute does, and `tests/core/test_keras_internals.py` checks it on every Keras version
-that the package supports.
+Each function says why no public attribute does, and `tests/core/test_keras_internals.py` checks it on every Keras
+version that the package supports.
 """
+
+import sys
+import types
+
+
+def exports_to_onnx() -> bool:
+    """Returns whether Keras traces the program for `model.export(format="onnx")`.
+
+    Nothing public tells a layer the format of an export; the frames on the stack do. Checked on Keras 3.12.4, 3.15.1
+    and 3.16.0.dev2026102704.
+    """
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "keras.src.export.onnx":
+            return True
+        frame = frame.f_back
+    return False

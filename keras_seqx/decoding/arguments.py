@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import loop, samplers
 
 INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target"
@@ -175,6 +176,16 @@ def check_width(owner: Any, output_layer: Any, output: Any, sampler: Any, width:
     if not isinstance(sampler, (samplers.Identity, samplers.Gaussian)):
         fix += f". If samples are of another width, define `{name}.sample_width(output_width)`"
     raise ValueError(_checks.message(owner, "output_layer", what, output_layer, fix, context))
+
+
+def check_draws(owner: Any, argument: str, value: Any, noise: Any) -> Any:
+    """Returns the random numbers of a loop, None for none; ONNX has none, nor a seed that moves on."""
+    if noise is not None and keras_internals.exports_to_onnx():
+        fix = "Export to a SavedModel, or export what takes the most likely"
+        raise RuntimeError(
+            _checks.message(owner, argument, "one that draws no numbers in an export to ONNX", value, fix)
+        )
+    return noise
 
 
 def check_sample(sampler: Any, sample: Any, output: Any, like: Any) -> None:

@@ -48,9 +48,10 @@ def scan(
         The last carry, and the outputs stacked to (B, T, ...), with any finite values at steps that were not run.
     """
     if RUNS_EVERY_STEP_EAGERLY:
+        every = exporting()
         ys: list[Any] = []
         for t in range(length):
-            if ys and until is not None and bool(until(carry)):
+            if ys and until is not None and not every and bool(until(carry)):
                 ys += [ys[-1]] * (length - t)
                 break
             carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
@@ -85,14 +86,15 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
 def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, limit: Any) -> Any:
     """Runs `carry = body(carry)` while `condition(carry)`, a boolean scalar, holds; at most `limit` times.
 
-    It stops early, its result is a constant to a gradient, and `body` must assign no variable. The carry keeps
-    structure, shapes and dtypes.
+    It stops early, but in an export from torch. Its result is a constant to a gradient, and `body` must assign no
+    variable. The carry keeps structure, shapes and dtypes.
     """
     if RUNS_EVERY_STEP_EAGERLY:
         import torch
 
+        every = exporting()
         with torch.no_grad():
-            while limit > 0 and bool(condition(carry)):
+            while limit > 0 and (every or bool(condition(carry))):
                 carry, limit = body(carry), limit - 1
         return carry
     if keras.backend.backend() == "jax":
@@ -154,6 +156,24 @@ def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
     import tensorflow as tf
 
     return tf.function(function, jit_compile=layer.supports_jit)
+
+
+def exporting() -> bool:
+    """Whether `torch.export` traces the program, which can neither branch nor end a loop by what a tensor holds.
+
+    TorchScript can, and writes down what the example at hand did: it is refused.
+    """
+    if not RUNS_EVERY_STEP_EAGERLY:
+        return False
+    import torch
+
+    if torch.jit.is_tracing():
+        fix = "Export with an `input_signature` whose shapes, the batch size included, are fixed"
+        raise RuntimeError(
+            "keras_seqx: a loop over time cannot be traced by TorchScript, which Keras uses for ONNX where a shape is "
+            f"open or its first try failed. The file would be right for one example alone. {fix}."
+        )
+    return torch.compiler.is_exporting()
 
 
 def known_size(size: Any) -> int | None:

@@ -106,7 +106,7 @@ class Passes:
 
     def sample(self, output: Any, inputs: Any) -> Any:
         """Returns what is fed back after one `output` (B, D): samples like `inputs`."""
-        noise = self.sampler.noise(ops.shape(output)[0], 1, output.shape[-1], self.seed)
+        noise = self._noise(ops.shape(output)[0], 1)
         return self._sample(output, noise if noise is None else noise[:, 0], inputs[:, 0])
 
     def prime(self, inputs: Any, states: States) -> Any:
@@ -124,8 +124,12 @@ class Passes:
         xs = {}
         if self.covariates is not None:
             xs["covariate"] = self.covariates[:, start : start + length]
-        noise = self.sampler.noise(ops.shape(like)[0], length, self.output.shape[-1], self.seed)
+        noise = self._noise(ops.shape(like)[0], length)
         return xs if noise is None else {**xs, "noise": noise}
+
+    def _noise(self, batch_size: Any, steps: Any) -> Any:
+        noise = self.sampler.noise(batch_size, steps, self.output.shape[-1], self.seed)
+        return arguments.check_draws("AutoregressiveDecoder", "sampler", self.sampler, noise)
 
     def _sample(self, output: Any, noise: Any, like: Any) -> Any:
         """Returns the sample of an output, of the dtype and shape of the sample `like`."""

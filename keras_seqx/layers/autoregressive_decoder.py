@@ -232,7 +232,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             use = kept if use is None else ops.logical_and(use, kept)
         if use is None:
             return passes.whole(inputs, states, fresh)
-        if self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES:
+        if loop.exporting() or (self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES):
             return passes.stepwise(inputs, use, states)[:2]
         return loop.cond(
             ops.all(use),
@@ -307,6 +307,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
         given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
+        if steps is not None and given is None and inputs.shape[1:2] != (None,):
+            what = "of a known length where `steps` are given, in an export from JAX"
+            fix = "Export with an `input_signature` of that length, or leave `steps` out"
+            raise ValueError(_checks.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))
         self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
         arguments.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
         if None not in (steps, given) and steps > given:

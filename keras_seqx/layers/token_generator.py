@@ -266,7 +266,9 @@ class TokenGenerator(keras.layers.Layer):
 
     def _noise(self, inputs: Any) -> Any:
         rows = ops.shape(inputs)[0] * self.search.beams
-        return self.search.noise(rows, self.max_steps, self.decoder.parts.output.shape[-1], self.seed_generator)
+        width = self.decoder.parts.output.shape[-1]
+        noise = self.search.noise(rows, self.max_steps, width, self.seed_generator)
+        return arguments.check_draws(self, "search", self.search, noise)
 
     def _question(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any

@@ -245,7 +245,10 @@ ERRORS = {
 
 @pytest.mark.parametrize(("options", "error", "words"), ERRORS.values(), ids=ERRORS)
 def test_bad_conditions(options, error, words):
+    def make_and_call():
+        decoder = AutoregressiveDecoder(make_cell("gru"), keras.layers.Dense(FEATURES), **options())
+        decoder(np.zeros((2, 1, FEATURES), "float32"), steps=3)
+
     with pytest.raises(error) as caught:
-        cell, output = make_cell("gru"), keras.layers.Dense(FEATURES)
-        AutoregressiveDecoder(cell, output, **options())(np.zeros((2, 1, FEATURES), "float32"), steps=3)
+        make_and_call()
     assert words in str(caught.value)
