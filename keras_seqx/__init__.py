@@ -43,6 +43,8 @@ from keras_seqx.samplers import Processor as Processor
 from keras_seqx.samplers import RepetitionPenalty as RepetitionPenalty
 from keras_seqx.samplers import Sampler as Sampler
 from keras_seqx.samplers import Sampling as Sampling
+from keras_seqx.samplers import StopCondition as StopCondition
+from keras_seqx.samplers import StopThreshold as StopThreshold
 from keras_seqx.samplers import SuppressTokens as SuppressTokens
 from keras_seqx.samplers import Temperature as Temperature
 from keras_seqx.samplers import TopK as TopK
@@ -85,6 +87,8 @@ __all__ = [
     "SequenceAccuracy",
     "SequenceMask",
     "SequencePlot",
+    "StopCondition",
+    "StopThreshold",
     "SuppressTokens",
     "TeacherForcingSchedule",
     "Temperature",

@@ -48,7 +48,8 @@ def shape(owner: Any, argument: str, received: Any, expected: str, sizes: tuple,
     """
     received = tuple(received)
     fits = len(received) == len(sizes) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(received, sizes, strict=True)
+        not all(isinstance(size, int) for size in pair) or pair[0] == pair[1]
+        for pair in zip(received, sizes, strict=True)
     )
     if not fits:
         known = f" with {expected} = {sizes}" if any(size is not None for size in sizes) else ""

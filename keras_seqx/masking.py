@@ -38,7 +38,7 @@ def mask_of_outputs(mask: Any, inputs: Any, steps: int) -> Any:
         The mask's first `steps` steps, (B, steps); where there are more outputs than inputs, all of them are valid:
         None, or a mask that is true throughout if an open time axis keeps that unknown.
     """
-    if inputs.shape[1] is not None:
+    if isinstance(inputs.shape[1], int):
         return mask[:, :steps] if steps <= inputs.shape[1] else None
     # Put so that it can be said of symbolic tensors too, which cannot be sliced along an open axis.
     free = ops.max(ops.sum(ops.ones_like(mask, dtype="int32"), axis=1)) < steps

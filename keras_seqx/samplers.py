@@ -18,3 +18,5 @@ from keras_seqx.decoding.samplers import Greedy as Greedy
 from keras_seqx.decoding.samplers import Identity as Identity
 from keras_seqx.decoding.samplers import Sampler as Sampler
 from keras_seqx.decoding.search import Sampling as Sampling
+from keras_seqx.decoding.stopping import StopCondition as StopCondition
+from keras_seqx.decoding.stopping import StopThreshold as StopThreshold

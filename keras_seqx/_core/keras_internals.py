@@ -4,6 +4,9 @@ Each function says why no public attribute does. `tests/core/test_keras_internal
 version of Keras.
 """
 
+import sys
+import types
+
 import keras
 
 
@@ -15,3 +18,17 @@ def dropout_rnn_cell() -> type:
     class is not exported; it is a base of the cells that are. Checked on Keras 3.12.4, 3.15.1 and 3.16.0.dev.
     """
     return next(base for base in keras.layers.LSTMCell.__mro__ if base.__name__ == "DropoutRNNCell")
+
+
+def exports_to_onnx() -> bool:
+    """Returns whether Keras traces the program for `model.export(format="onnx")`.
+
+    Nothing public tells a layer the format of an export; the frames on the stack do. Checked on Keras 3.12.4, 3.15.1
+    and 3.16.0.dev2026102704.
+    """
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "keras.src.export.onnx":
+            return True
+        frame = frame.f_back
+    return False

@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import loop, samplers
 
 INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target"
@@ -160,10 +161,38 @@ def check_adds_no_loss(owner: Any, argument: str, layer: Any) -> None:
 
 def check_width(owner: Any, output_layer: Any, output: Any, sampler: Any, width: int, reason: str) -> None:
     """Checks that samples of an output (B, D) fit the inputs' width, where they are fed back for the `reason` given."""
-    if sampler.sample_width(output.shape[-1]) != width:
-        needed = 2 * width if isinstance(sampler, samplers.Gaussian) else width
+    got, made = output.shape[-1], sampler.sample_width(output.shape[-1])
+    if made == width:
+        return
+    context, name = f"its output width is {got}", type(sampler).__name__
+    needed = next((n for n in (width, 2 * width) if sampler.sample_width(n) == width), None)
+    if needed is not None:
         what = f"of output width {needed}, for the inputs' {width} features, as outputs are fed back where {reason}"
         fix = f"End it with `keras.layers.Dense({needed})`, or force every input"
-        raise ValueError(
-            _checks.message(owner, "output_layer", what, output_layer, fix, f"its output width is {output.shape[-1]}")
+    else:
+        what = f"such that samples have the inputs' {width} features, as they are fed back where {reason}"
+        fix = "Change the output width, or force every input"
+        context += f", its samples' {made} by `{name}.sample_width({got})`"
+    if not isinstance(sampler, (samplers.Identity, samplers.Gaussian)):
+        fix += f". If samples are of another width, define `{name}.sample_width(output_width)`"
+    raise ValueError(_checks.message(owner, "output_layer", what, output_layer, fix, context))
+
+
+def check_draws(owner: Any, argument: str, value: Any, noise: Any) -> Any:
+    """Returns the random numbers of a loop, None for none; ONNX has none, nor a seed that moves on."""
+    if noise is not None and keras_internals.exports_to_onnx():
+        fix = "Export to a SavedModel, or export what takes the most likely"
+        raise RuntimeError(
+            _checks.message(owner, argument, "one that draws no numbers in an export to ONNX", value, fix)
         )
+    return noise
+
+
+def check_sample(sampler: Any, sample: Any, output: Any, like: Any) -> None:
+    """Checks that a sample of an `output` has the shape of the sample `like`, as its sampler says."""
+    if tuple(sample.shape)[1:] != tuple(like.shape)[1:]:
+        what = f"the width of what the sampler returns, as inputs of shape {tuple(like.shape)} are read"
+        fix = f"Define `{type(sampler).__name__}.sample_width(output_width)`, or return samples of that width"
+        width = None if sampler.samples_tokens else sampler.sample_width(output.shape[-1])
+        context = f"samples of shape {tuple(sample.shape)} from outputs {tuple(output.shape)}"
+        raise ValueError(_checks.message(sampler, "sample_width", what, width, fix, context))

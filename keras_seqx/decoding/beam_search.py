@@ -8,7 +8,7 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks
-from keras_seqx.decoding import options
+from keras_seqx.decoding import loop, options
 from keras_seqx.decoding.generation import Carry, Generation, flat_rows, take, write, write_alignments
 from keras_seqx.decoding.search import Search
 
@@ -22,7 +22,8 @@ TABLES = ("history", "alignments")
 class BeamSearch(Search):
     """Keeps the most likely beginnings of every row side by side.
 
-        score = sum of log-probabilities / length ** length_penalty,   the end token counted
+        score = sum of log-probabilities / size ** length_penalty
+        size  = length, the end token counted, or (5 + length) / 6 with `length_normalization="gnmt"`
 
     At each step the `num_beams` best continuations of the beams are looked at; those that end, or are `max_steps`
     long, go to a set of finished sequences, of which the best are kept and none is ever extended, and the best of the
@@ -33,6 +34,7 @@ class BeamSearch(Search):
         num_beams: integer of at least 1.
         length_penalty: number; above 0 it favours long sequences, 1 compares the mean log-probability of a token.
             Defaults to 0, the likelihood itself.
+        length_normalization: "length" (default), or "gnmt", the milder one of Google's translation system.
         early_stopping: whether a row stops as soon as it has `num_beams` finished sequences, although better ones may
             still come. Defaults to False.
         num_groups: integer that divides `num_beams`: that many groups of beams are searched one after the other, each
@@ -55,7 +57,7 @@ class BeamSearch(Search):
     4
 
     References:
-        - Wu et al., 2016, Google's neural machine translation system, arXiv:1609.08144 (length normalisation).
+        - Wu et al., 2016, Google's neural machine translation system, arXiv:1609.08144, equation 14 ("gnmt").
         - Vijayakumar et al., 2018, Diverse beam search, arXiv:1610.02424.
         - Meister et al., 2020, Best-first beam search, arXiv:2007.03909 (when to stop).
     """
@@ -65,6 +67,7 @@ class BeamSearch(Search):
         num_beams: int,
         *,
         length_penalty: float = 0.0,
+        length_normalization: str = "length",
         early_stopping: bool = False,
         num_groups: int = 1,
         diversity_penalty: float = 0.0,
@@ -74,6 +77,11 @@ class BeamSearch(Search):
         fix = "0 compares likelihoods, 1 mean log-probabilities"
         finite = "a finite number"
         self.length_penalty = options.number(self, "length_penalty", length_penalty, finite, lambda x: x == x, fix)
+        if length_normalization not in ("length", "gnmt"):
+            fix = 'With "length" a `length_penalty` of 1 compares mean log-probabilities'
+            what = '"length" or "gnmt"'
+            raise ValueError(_checks.message(self, "length_normalization", what, length_normalization, fix))
+        self.length_normalization = length_normalization
         if not isinstance(early_stopping, bool):
             fix = "True stops at `num_beams` finished sequences, False when no better one can come"
             raise TypeError(_checks.message(self, "early_stopping", "True or False", early_stopping, fix))
@@ -111,19 +119,17 @@ class BeamSearch(Search):
     def advance(self, generation: Generation, carry: Carry) -> Carry:
         history = carry["history"][:, self.beams :]
         logits, states, alignments = generation.advance({**carry, "history": history})
-        logp = self._by_beam(logits - _total(logits))
+        logp = self._by_beam(generation.allowed(logits, carry["t"]) - _total(logits))
         ahead = carry["t"] + 1 - generation.prompt_lengths[:: self.beams]
         choosing = (ahead >= 0) & ~carry["done"]
         length = ops.maximum(ahead, 0) + 1
-        last = length >= generation.max_steps
+        last = generation.is_last(carry["t"])[:: self.beams]
         live, finished, done = [], [], []
         used = ops.zeros_like(logp[:, 0]) if self.diversity_penalty else None
         for group in range(self.num_groups):
             beams = slice(group * self.beams // self.num_groups, (group + 1) * self.beams // self.num_groups)
             found = self._candidates(carry["scores"][:, beams], logp[:, beams], used, beams.start)
-            ends = ops.broadcast_to(last[:, None], ops.shape(found["token"]))
-            if generation.end_token is not None:
-                ends = ends | (found["token"] == generation.end_token)
+            ends = last[:, None] | generation.is_end(found["token"])
             # A mask, not a slice: XLA would merge that into `top_k`, and sort everything.
             ending = ends & (ops.arange(ends.shape[1]) < beams.stop - beams.start)
             live.append(self._going_on(found, ends))
@@ -202,7 +208,10 @@ class BeamSearch(Search):
     def _normalized(self, score: Any, length: Any) -> Any:
         if not self.length_penalty:
             return score
-        return score / ops.power(ops.cast(length, score.dtype), ops.cast(self.length_penalty, score.dtype))
+        size = ops.cast(length, score.dtype)
+        if self.length_normalization == "gnmt":
+            size = (size + 5) / 6
+        return score / ops.power(size, ops.cast(self.length_penalty, score.dtype))
 
     def _moved(
         self,
@@ -235,8 +244,8 @@ class BeamSearch(Search):
             "token": ops.ravel(column[:, self.beams :]),
             "states": [ops.take(state, rows, axis=0) for state in states],
             "done": carry["done"] | (choosing & done),
-            "scores": ops.where(here, live["scores"], carry["scores"]),
-            "finished": {key: ops.where(here, finished[key], old) for key, old in carry["finished"].items()},
+            "scores": loop.where(here, live["scores"], carry["scores"]),
+            "finished": {key: loop.where(here, finished[key], old) for key, old in carry["finished"].items()},
         }
 
     def finish(self, generation: Generation, carry: Carry) -> Carry:
@@ -253,6 +262,7 @@ class BeamSearch(Search):
         return {
             "num_beams": self.beams,
             "length_penalty": self.length_penalty,
+            "length_normalization": self.length_normalization,
             "early_stopping": self.early_stopping,
             "num_groups": self.num_groups,
             "diversity_penalty": self.diversity_penalty,
@@ -264,9 +274,9 @@ class BeamSearch(Search):
 
 
 def _total(logits: Any) -> Any:
-    """The logarithm of the sum of all weights (R, 1); 0 where no token is left, which keeps the rest at -inf."""
-    total = ops.logsumexp(logits, axis=-1, keepdims=True)
-    return ops.where(total == NEVER, 0.0, total)
+    """The logarithm of the sum of all weights (R, 1), finite where no token is left, which keeps the rest at -inf."""
+    none = ops.max(logits, axis=-1, keepdims=True) == NEVER
+    return ops.logsumexp(loop.where(none, ops.zeros_like(logits), logits), axis=-1, keepdims=True)
 
 
 def _joined(groups: list[Carry]) -> Carry:

@@ -61,7 +61,7 @@ class MinLength(Processor):
     Args:
         min_length: integer of at least 0, or an array (B,): how many tokens must come before the end. The prompt does
             not count.
-        end_token: integer, the id of the end.
+        end_token: integer, the id of the end, or a list of them, if several tokens end a sequence.
 
     Returns:
         A processor, see `Processor`.
@@ -79,16 +79,17 @@ class MinLength(Processor):
     [[-inf, 1.0, 1.0]]
     """
 
-    def __init__(self, min_length: Any, end_token: int):
+    def __init__(self, min_length: Any, end_token: int | Sequence[int]):
         what, fix = "an integer of at least 0", "It counts generated tokens, without the prompt and the end"
         self.min_length = self._number("min_length", min_length, what, lambda x: x >= 0, fix, integer=True)
-        self.end_token = options.token(self, "end_token", end_token, END_FIX)
+        self.end_token = options.end_tokens(self, end_token, END_FIX)
 
     def __call__(self, tokens: Any, lengths: Any, step: Any, logits: Any) -> Any:
-        return history.min_length(logits, step, self._by_row("min_length", logits), self.end_token)
+        ends = options.as_list(self.end_token)
+        return history.min_length(logits, step, self._by_row("min_length", logits), ends)
 
     def check(self, owner: Any, vocabulary_size: int) -> None:
-        _check_leaves_some(self, owner, [self.end_token], vocabulary_size)
+        _check_leaves_some(self, owner, options.as_list(self.end_token), vocabulary_size)
 
     def get_config(self) -> dict[str, Any]:
         return {"min_length": self._plain("min_length"), "end_token": self.end_token}
@@ -191,7 +192,7 @@ class PrefixConstrained(Processor):
 
     Args:
         sequences: list of non-empty lists of token ids, without the end.
-        end_token: integer, the id of the end.
+        end_token: integer, the id of the end, or a list of them: any of these may then follow a whole sequence.
 
     Returns:
         A processor, see `Processor`.
@@ -213,8 +214,9 @@ class PrefixConstrained(Processor):
         - De Cao et al., 2021, Autoregressive entity retrieval, arXiv:2010.00904.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], end_token: int):
-        self.end_token = options.token(self, "end_token", end_token, END_FIX)
+    def __init__(self, sequences: Sequence[Sequence[int]], end_token: int | Sequence[int]):
+        self.end_token = options.end_tokens(self, end_token, END_FIX)
+        ends = options.as_list(self.end_token)
         what, fix = "a non-empty list of non-empty lists of token ids", "Give one list of integers for each sequence"
         if not isinstance(sequences, (list, tuple, np.ndarray)):
             raise TypeError(_checks.message(self, "sequences", what, sequences, fix))
@@ -222,11 +224,11 @@ class PrefixConstrained(Processor):
             raise ValueError(_checks.message(self, "sequences", what, sequences, fix))
         self.sequences = [options.tokens(self, "sequences", s, what, fix) for s in sequences]
         for sequence in self.sequences:
-            if self.end_token in sequence:
+            if not set(ends).isdisjoint(sequence):
                 fix = "Leave the end out, it is put behind each sequence"
                 what = f"lists without the end token {self.end_token}"
                 raise ValueError(_checks.message(self, "sequences", what, sequence, fix, "one of them"))
-        self._trie = Trie(self.sequences, self.end_token)
+        self._trie = Trie(self.sequences, ends)
 
     def __call__(self, tokens: Any, lengths: Any, step: Any, logits: Any) -> Any:
         generated = ops.broadcast_to(ops.cast(step, "int32"), ops.shape(lengths))
@@ -235,7 +237,9 @@ class PrefixConstrained(Processor):
         return history.allow_only(logits, *self._trie.followers(prefixes, generated))
 
     def check(self, owner: Any, vocabulary_size: int) -> None:
-        _check_vocabulary(self, owner, [max(map(max, self.sequences)), self.end_token], vocabulary_size)
+        _check_vocabulary(
+            self, owner, [max(map(max, self.sequences)), *options.as_list(self.end_token)], vocabulary_size
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {"sequences": [list(s) for s in self.sequences], "end_token": self.end_token}

@@ -1,10 +1,14 @@
 """What every search shares: the question, the log of tokens, and the answer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops, tree
+
+from keras_seqx.decoding import filters
 
 # The state of a search that travels through its loop: named tensors and lists of them.
 Carry = dict[str, Any]
@@ -26,12 +30,13 @@ class Generation:
         prompt_lengths: int32 (R,), at least 1.
         states: list of tensors (R, ...).
         processors: pure functions of (tokens, lengths, step, logits).
-        end_token: the token that ends a row, or None.
+        end_tokens: the tokens that end a row, none where all rows have `max_steps` tokens.
         pad_token: what stands behind the end.
         max_steps: the most tokens that a row generates.
         score_dtype: in which log-probabilities are summed, float32 at least.
         returned: how many sequences of each row are returned, N; None for one, without an axis for it.
         memory_length: S where alignments are asked for, else None.
+        force_end: whether a row that has not ended before takes an end as its last token.
     """
 
     step: Callable
@@ -39,12 +44,13 @@ class Generation:
     prompt_lengths: Any
     states: Sequence[Any]
     processors: Sequence[Callable]
-    end_token: int | None
+    end_tokens: Sequence[int]
     pad_token: int
     max_steps: int
     score_dtype: str
     returned: int | None = None
     memory_length: Any = None
+    force_end: bool = False
 
     def start(self) -> Carry:
         """Returns what every search begins with."""
@@ -83,6 +89,25 @@ class Generation:
             for processor in self.processors:
                 logits = processor(history, lengths, self.generated(t), logits)
         return logits, states, alignments
+
+    def is_last(self, t: Any) -> Any:
+        """Returns whether what each row (R,) chooses at time t is the last token that it may have."""
+        return self.generated(t) + 1 >= self.max_steps
+
+    def is_end(self, token: Any) -> Any:
+        """Returns whether tokens (...) end a row, booleans of their shape."""
+        ends = [token == end for end in self.end_tokens]
+        return functools.reduce(ops.logical_or, ends, ops.zeros_like(token, dtype="bool"))
+
+    def allowed(self, logits: Any, t: Any) -> Any:
+        """Returns the logits (R, V) of what may be chosen at time t: of a row's last token an end, if ends are forced.
+
+        Log-probabilities are still those of all tokens, so that a forced end costs what the decoder says.
+        """
+        if not self.force_end:
+            return logits
+        no_end = np.isin(np.arange(logits.shape[-1]), self.end_tokens, invert=True)
+        return filters.exclude(logits, ops.logical_and(self.is_last(t)[:, None], no_end))
 
     def upcoming(self, history: Any, t: Any) -> Any:
         """Returns what is written in column t + 1 of tables (..., L) before anything is generated there."""

@@ -20,16 +20,15 @@ BY_STEP_ALONE = (constraints.SuppressTokens, constraints.ForcedTokens, constrain
 PROBED = 1_000_000
 
 
-def special_tokens(owner: Any, end_token: Any, pad_token: Any) -> tuple[int | None, int]:
-    """Returns both as integers of at least 0, the end token possibly None."""
-    fix = "Give the id that ends a sequence, or None where every sequence has `max_steps` tokens"
-    end = None if end_token is None else options.token(owner, "end_token", end_token, fix)
-    pad = options.token(owner, "pad_token", pad_token, "0 is what Keras' embeddings mask")
-    if end is not None and end == pad:
-        what = f"another token than `end_token`, {end}"
-        fix = "Behind the end it could not be told from it"
-        raise ValueError(_checks.message(owner, "pad_token", what, pad_token, fix))
-    return end, pad
+def end_token_of(owner: Any, end_token: Any, force_end: bool) -> int | list[int] | None:
+    """Returns the id that ends a sequence, a list of several, or None."""
+    if end_token is None:
+        if force_end:
+            what = "the id of the end where `force_end` is true"
+            raise ValueError(_checks.message(owner, "end_token", what, None, "Give the id, or leave `force_end` out"))
+        return None
+    fix = "Give the id or the ids that end a sequence, or None where every sequence has `max_steps` tokens"
+    return options.end_tokens(owner, end_token, fix)
 
 
 def search_of(owner: Any, search: Any) -> Search:
@@ -70,10 +69,16 @@ def returned(owner: Any, count: Any, search: Search) -> int | None:
 
 
 def check_vocabulary(
-    owner: Any, vocabulary: int, end_token: int | None, max_steps: int, processors: Sequence[Processor]
+    owner: Any,
+    vocabulary: int,
+    end_token: int | list[int] | None,
+    force_end: bool,
+    max_steps: int,
+    processors: Sequence[Processor],
 ) -> None:
     """Checks tokens and processors against the size of the decoder's logits."""
-    if end_token is not None and end_token >= vocabulary:
+    ends = options.as_list(end_token)
+    if ends and max(ends) >= vocabulary:
         what = f"one of the decoder's {vocabulary} tokens, within [0, {vocabulary})"
         fix = "The decoder could never end: give its `output_layer` a logit for the end, or pass None"
         raise ValueError(_checks.message(owner, "end_token", what, end_token, fix))
@@ -81,7 +86,14 @@ def check_vocabulary(
         processor.check(owner, vocabulary)
     by_step = [processor for processor in processors if isinstance(processor, BY_STEP_ALONE)]
     if by_step:
-        left = loop.eagerly(lambda: _tokens_left(by_step, min(max_steps, 1 + PROBED // vocabulary), vocabulary))
+        probed = np.arange(min(max_steps, 1 + PROBED // vocabulary), dtype="int32")
+        left = loop.eagerly(lambda: _tokens_left(by_step, probed, vocabulary)).any(axis=-1).all(axis=0)
+        if force_end:
+            last = loop.eagerly(lambda: _tokens_left(by_step, np.array([max_steps - 1], "int32"), vocabulary))
+            if not last[:, 0, ends].any(axis=-1).all():
+                fix = "Leave one of them out, raise `max_steps`, or leave `force_end` out"
+                what = "such that an end is left at the last step, as `force_end` is true"
+                raise ValueError(_checks.message(owner, "processors", what, by_step, fix))
         if not left.all():
             step = int(np.argmin(left))
             fix = "Leave one of them out, or order the forced tokens behind the suppressed ones"
@@ -90,12 +102,12 @@ def check_vocabulary(
             raise ValueError(_checks.message(owner, "processors", what, by_step, fix, shape))
 
 
-def _tokens_left(processors: Sequence[Processor], steps: int, vocabulary: int) -> np.ndarray:
-    """Whether any token is left at each of the first steps, (steps,), for every row that processors know of."""
+def _tokens_left(processors: Sequence[Processor], steps: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Which tokens are left for every row that processors know of, at each of the steps, (rows, steps, V)."""
     rows = max(np.size(getattr(processor, "min_length", 0)) for processor in processors)
-    step = ops.tile(ops.arange(steps, dtype="int32"), rows)
-    logits = ops.zeros((rows * steps, vocabulary), dtype=keras.config.floatx())
+    step = ops.tile(ops.convert_to_tensor(steps), rows)
+    logits = ops.zeros((rows * len(steps), vocabulary), dtype=keras.config.floatx())
     for processor in processors:
-        logits = processor(ops.zeros((rows * steps, 1), dtype="int32"), step + 1, step, logits)
-    left = np.isfinite(ops.convert_to_numpy(logits)).any(axis=1)
-    return left.reshape(rows, steps).all(axis=0)
+        logits = processor(ops.zeros((rows * len(steps), 1), dtype="int32"), step + 1, step, logits)
+    left = np.isfinite(ops.convert_to_numpy(logits))
+    return left.reshape(rows, len(steps), vocabulary)

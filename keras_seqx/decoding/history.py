@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_seqx.decoding import filters
+from keras_seqx.decoding import filters, loop
 
 
 def repetition_penalty(logits: Any, tokens: Any, lengths: Any, penalty: Any) -> Any:
     """Divides the positive logits of the row's tokens by `penalty`, a number or (R, 1), and multiplies the others."""
     penalty = ops.cast(penalty, logits.dtype)
-    penalized = ops.where(logits < 0, logits * penalty, logits / penalty)
-    return ops.where(_occur(tokens, _valid(tokens, lengths), logits), penalized, logits)
+    penalized = loop.where(logits < 0, logits * penalty, logits / penalty)
+    return loop.where(_occur(tokens, _valid(tokens, lengths), logits), penalized, logits)
 
 
 def no_repeat_ngram(logits: Any, tokens: Any, lengths: Any, ngram_size: int) -> Any:
@@ -37,9 +37,9 @@ def no_repeat_ngram(logits: Any, tokens: Any, lengths: Any, ngram_size: int) -> 
     return filters.exclude(logits, _occur(tokens[:, ngram_size - 1 :], banned, logits))
 
 
-def min_length(logits: Any, step: Any, length: Any, end_token: int) -> Any:
-    """Leaves out the end while fewer than `length` tokens, a number or (R, 1), were generated."""
-    is_end = np.arange(logits.shape[-1]) == end_token
+def min_length(logits: Any, step: Any, length: Any, end_tokens: Sequence[int]) -> Any:
+    """Leaves out the ends while fewer than `length` tokens, a number or (R, 1), were generated."""
+    is_end = np.isin(np.arange(logits.shape[-1]), end_tokens)
     return filters.exclude(logits, ops.logical_and(_column(step) < ops.cast(length, "int32"), is_end))
 
 
@@ -53,7 +53,7 @@ def forced_tokens(logits: Any, step: Any, steps: Sequence[int], tokens: Sequence
     now = _column(step) == ops.cast(np.asarray(steps), "int32")
     forced = ops.max(ops.where(now, ops.cast(np.asarray(tokens), "int32"), -1), axis=-1, keepdims=True)
     others = ops.arange(logits.shape[-1], dtype="int32") != forced
-    return ops.where(forced < 0, logits, filters.exclude(ops.zeros_like(logits), others))
+    return loop.where(forced < 0, logits, filters.exclude(ops.zeros_like(logits), others))
 
 
 def allow_only(logits: Any, tokens: Any, where: Any) -> Any:

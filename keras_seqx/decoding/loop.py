@@ -4,6 +4,8 @@
 `keras.ops.while_loop` has none at all there nor on JAX. This file is the only place that names a backend.
 """
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +25,14 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def scan(
-    step: Step, carry: Any, xs: Any, length: Any, *, output: Any, variables: Sequence[Any] = ()
+    step: Step,
+    carry: Any,
+    xs: Any,
+    length: Any,
+    *,
+    output: Any,
+    variables: Sequence[Any] = (),
+    until: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Any]:
     """Runs `carry, y = step(carry, x)` over the time axis of `xs`.
 
@@ -36,13 +45,18 @@ def scan(
         output: `keras.KerasTensor` of one step's output, (B, ...); TensorFlow sizes its buffer by it.
         variables: the Keras variables that `step` reads or assigns. Assignments inside the loop (random
             seeds, moving statistics) are carried from step to step and take effect after it.
+        until: takes the carry to a boolean scalar; where it is true, no more steps are run. The first one always is.
 
     Returns:
-        The last carry, and the outputs stacked to (B, T, ...).
+        The last carry, and the outputs stacked to (B, T, ...), with any finite values at steps that were not run.
     """
     if RUNS_EVERY_STEP_EAGERLY:
-        ys = []
+        every = exporting()
+        ys: list[Any] = []
         for t in range(length):
+            if ys and until is not None and not every and bool(until(carry)):
+                ys += [ys[-1]] * (length - t)
+                break
             carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
             ys.append(y)
         return carry, ops.stack(ys, axis=1)
@@ -54,7 +68,8 @@ def scan(
         return (values, carry), y
 
     scan_on_backend = _scan_jax if keras.backend.backend() == "jax" else _scan_tensorflow
-    (values, carry), ys = scan_on_backend(body, (carried.values(), carry), xs, length, output)
+    ends = until and (lambda state: until(state[1]))
+    (values, carry), ys = scan_on_backend(body, (carried.values(), carry), xs, length, output, ends)
     carried.assign(values)
     return carry, ys
 
@@ -74,20 +89,26 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
 def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, limit: Any) -> Any:
     """Runs `carry = body(carry)` while `condition(carry)`, a boolean scalar, holds; at most `limit` times.
 
-    It stops early, has no gradient, and `body` must assign no variable. The carry keeps structure, shapes and dtypes.
+    It stops early, but in an export from torch. Its result is a constant to a gradient, and `body` must assign no
+    variable. The carry keeps structure, shapes and dtypes.
     """
     if RUNS_EVERY_STEP_EAGERLY:
         import torch
 
+        every = exporting()
         with torch.no_grad():
-            while limit > 0 and bool(condition(carry)):
+            while limit > 0 and (every or bool(condition(carry))):
                 carry, limit = body(carry), limit - 1
         return carry
     if keras.backend.backend() == "jax":
         import jax
 
-        start = (ops.cast(limit, "int32"), carry)
-        return jax.lax.while_loop(lambda s: (s[0] > 0) & condition(s[1]), lambda s: (s[0] - 1, body(s[1])), start)[1]
+        # An export differentiates what it writes, and JAX cannot differentiate this loop: whatever the body reads,
+        # weights included, is handed to it as a constant.
+        start = jax.lax.stop_gradient((ops.cast(limit, "int32"), carry))
+        step, read = jax.closure_convert(lambda s: (s[0] - 1, body(s[1])), start)
+        read = jax.lax.stop_gradient(read)
+        return jax.lax.while_loop(lambda s: (s[0] > 0) & condition(s[1]), lambda s: step(s, *read), start)[1]
     import tensorflow as tf
 
     flat = tree.flatten(carry)
@@ -101,7 +122,20 @@ def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carr
     flat = tf.while_loop(
         lambda *state: condition(tree.pack_sequence_as(carry, list(state))), flat_body, flat, maximum_iterations=limit
     )
-    return tree.pack_sequence_as(carry, list(flat))
+    return tree.pack_sequence_as(carry, [tf.stop_gradient(x) for x in flat])
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Returns `ops.where(condition, x, y)`, for floats of which the ones that are not taken may be infinite.
+
+    The converter of TensorFlow graphs to ONNX writes `where` as c * x + (1 - c) * y, which is NaN there, unless the
+    condition is an `IsNaN` (or x or y a constant that is infinite).
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        condition = tf.math.is_nan(tf.where(condition, math.nan, 0.0))
+    return ops.where(condition, x, y)
 
 
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
@@ -142,6 +176,29 @@ def derived_seed(generator: keras.random.SeedGenerator, values: Sequence[Any]) -
     return seed
 
 
+def exporting() -> bool:
+    """Whether `torch.export` traces the program, which can neither branch nor end a loop by what a tensor holds.
+
+    TorchScript can, and writes down what the example at hand did: it is refused.
+    """
+    if not RUNS_EVERY_STEP_EAGERLY:
+        return False
+    import torch
+
+    if torch.jit.is_tracing():
+        fix = "Export with an `input_signature` whose shapes, the batch size included, are fixed"
+        raise RuntimeError(
+            "keras_seqx: a loop over time cannot be traced by TorchScript, which Keras uses for ONNX where a shape is "
+            f"open or its first try failed. The file would be right for one example alone. {fix}."
+        )
+    return torch.compiler.is_exporting()
+
+
+def known_size(size: Any) -> int | None:
+    """Returns an axis' size, or None where it is open: None on TensorFlow, a symbol in an export from JAX."""
+    return size if isinstance(size, int) else None
+
+
 def known(tensor: Any) -> Any:
     """Returns the values of a tensor as an array, or None while they are not known, in a program being traced."""
     try:
@@ -175,15 +232,29 @@ def beats_scan(layer: keras.layers.RNN) -> bool:
     return jax.default_backend() == "gpu"
 
 
-def _scan_jax(step: Step, carry: Any, xs: Any, length: int, output: Any) -> tuple[Any, Any]:
+def _scan_jax(body: Step, carry: Any, xs: Any, length: int, output: Any, until: Callable | None) -> tuple[Any, Any]:
     import jax
 
     del output
+
+    def step(carry, x):
+        if until is None:
+            return body(carry, x)
+        # A loop of a number of steps that is not known has no gradient on JAX; one that skips its steps has.
+        run = functools.partial(body, carry, x)
+        nothing = jax.tree.map(lambda y: jax.numpy.zeros(y.shape, y.dtype), jax.eval_shape(run)[1])
+        return jax.lax.cond(until(carry), lambda: (carry, nothing), run)
+
     # Of each step only the products are kept for the backward pass, the rest is computed again: writing it all
     # down takes longer, up to half of a training step.
     step = jax.checkpoint(step, prevent_cse=False, policy=jax.checkpoint_policies.dots_saveable)
     xs = tree.map_structure(lambda x: ops.swapaxes(x, 0, 1), xs)
-    carry, ys = jax.lax.scan(step, carry, xs, length)
+    if known_size(length) is None:
+        # In an export, where the length is a symbol, `scan` takes it from what it reads alone.
+        index = jax.numpy.arange(length)
+        carry, ys = jax.lax.scan(lambda carry, x: step(carry, x[0]), carry, (xs, index))
+    else:
+        carry, ys = jax.lax.scan(step, carry, xs, length)
     return carry, ops.swapaxes(ys, 0, 1)
 
 
@@ -231,7 +302,9 @@ class _Carried:
             self.variables[i].assign(values[i])
 
 
-def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) -> tuple[Any, Any]:
+def _scan_tensorflow(
+    step: Step, carry: Any, xs: Any, length: Any, output: Any, until: Callable | None
+) -> tuple[Any, Any]:
     import tensorflow as tf
 
     def time_major(x):
@@ -252,8 +325,13 @@ def _scan_tensorflow(step: Step, carry: Any, xs: Any, length: Any, output: Any) 
             new.set_shape(old.shape)
         return (t + 1, buffer.write(t, y), *new_state)
 
+    def goes_on(t, _, *state):
+        if until is None:
+            return t < length
+        return (t < length) & ((t < 1) | ~until(tree.pack_sequence_as(carry, list(state))))
+
     # A bound on the iterations is what gives XLA a gradient.
     _, buffer, *flat_carry = tf.while_loop(
-        lambda t, *_: t < length, body, (0, buffer, *flat_carry), maximum_iterations=length, swap_memory=True
+        goes_on, body, (0, buffer, *flat_carry), maximum_iterations=length, swap_memory=True
     )
     return tree.pack_sequence_as(carry, flat_carry), time_major(buffer.stack())

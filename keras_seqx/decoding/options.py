@@ -47,6 +47,24 @@ def token(owner: Any, argument: str, value: Any, fix: str) -> int:
     return number(owner, argument, value, "a token id, an integer of at least 0", holds, fix, integer=True)
 
 
+def end_tokens(owner: Any, value: Any, fix: str) -> int | list[int]:
+    """Returns the argument `end_token`: one token id, or a list of different ones."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return token(owner, "end_token", value, fix)
+    what = "a token id or a list of different ones, integers of at least 0"
+    ends = tokens(owner, "end_token", value, what, fix)
+    if len(set(ends)) < len(ends):
+        raise ValueError(_checks.message(owner, "end_token", what, value, fix))
+    return ends
+
+
+def as_list(ends: int | list[int] | None) -> list[int]:
+    """Returns the ids of an argument `end_token`, none for None."""
+    if ends is None:
+        return []
+    return [ends] if isinstance(ends, int) else list(ends)
+
+
 def _numeric(value: Any, kinds: str) -> np.ndarray | None:
     """The value as an array, None where it is none of the kinds; bools are not integers."""
     try:

@@ -1,5 +1,6 @@
 """The parts that a decoder is made of, and what its loops need of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -110,7 +111,7 @@ class Parts:
                 states[i] = ops.cast(state, self.cells.state_specs[i].dtype)
         return states
 
-    def passes(self, memories: Any, covariates: Any, training: bool) -> Passes:
+    def passes(self, memories: Any, covariates: Any, training: bool, stop: Callable | None = None) -> Passes:
         """Returns what stays the same through the steps of one call; `memories` are prepared."""
         return Passes(
             cells=self.cells,
@@ -123,6 +124,7 @@ class Parts:
             training=training,
             variables=self.owner.variables,
             seed=self.owner.seed_generator,
+            stop=stop,
         )
 
     def _call_output_layer(self, training: bool) -> Any:

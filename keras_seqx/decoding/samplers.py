@@ -107,7 +107,9 @@ class Greedy(Sampler):
     samples_tokens = True
 
     def __call__(self, outputs: Any, noise: Any = None) -> Any:
-        return ops.cast(ops.argmax(outputs, axis=-1), "int32")
+        # Keras' argmax of floats tells zeros of both signs apart, bit by bit, which no ONNX runtime can.
+        largest = outputs == ops.max(outputs, axis=-1, keepdims=True)
+        return ops.cast(ops.argmax(ops.cast(largest, "int32"), axis=-1), "int32")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")

@@ -85,17 +85,15 @@ class RowByRow(Search):
         noise = carry.get("noise")
         if noise is not None:
             noise = ops.take_along_axis(noise, ops.minimum(count, generation.max_steps - 1)[:, None], axis=1)[:, 0]
-        token = self.sampler(logits, noise)
-        total = ops.logsumexp(logits, axis=-1)
+        allowed = generation.allowed(logits, t)
+        token = self.sampler(allowed, noise)
         # Where processors leave no token at all, the row ends as impossible.
-        stuck = total == -float("inf")
+        stuck = ops.max(allowed, axis=-1) == -float("inf")
         generating = (ahead >= 0) & ~carry["done"]
         writing = generating & ~stuck
-        gain = ops.where(stuck, -float("inf"), self.logit_of(token, logits) - total)
+        gain = ops.where(stuck, -float("inf"), self.logit_of(token, allowed) - ops.logsumexp(logits, axis=-1))
         column = ops.where(writing, token, generation.upcoming(history, t))
-        ends = stuck | (count + 1 >= generation.max_steps)
-        if generation.end_token is not None:
-            ends = ends | (token == generation.end_token)
+        ends = stuck | generation.is_last(t) | generation.is_end(token)
         scores = carry["scores"]
         new = {
             "t": t + 1,
@@ -104,7 +102,7 @@ class RowByRow(Search):
             "states": states,
             "done": carry["done"] | (generating & ends),
             "lengths": ops.where(writing, count + 1, carry["lengths"]),
-            "scores": ops.where(generating, scores + gain, scores),
+            "scores": loop.where(generating, scores + gain, scores),
         }
         if alignments is not None:
             new["alignments"] = write_alignments(carry["alignments"], t + 1, alignments)

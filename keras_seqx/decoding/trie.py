@@ -16,12 +16,12 @@ class Trie:
 
     Args:
         sequences: lists of token ids, not empty.
-        end_token: what may follow a whole sequence.
+        end_tokens: what may follow a whole sequence.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], end_token: int):
+    def __init__(self, sequences: Sequence[Sequence[int]], end_tokens: Sequence[int]):
         self.depth = max(map(len, sequences))
-        starts, depths, parents, followers = _nodes(sequences, end_token)
+        starts, depths, parents, followers = _nodes(sequences, end_tokens)
         flat = np.concatenate([np.asarray(s, "int32") for s in sequences])
         # Read from any start for as long as the deepest prefix.
         self._flat = np.concatenate([flat, np.zeros(self.depth, "int32")])
@@ -39,7 +39,7 @@ class Trie:
         # One node more, for whatever is no prefix.
         rank = np.empty(len(order) + 1, "int32")
         rank[order], rank[-1] = np.arange(len(order)), len(order)
-        parents, followers = np.append(parents, len(order)), np.append(followers, end_token)
+        parents, followers = np.append(parents, [len(order)] * len(end_tokens)), np.append(followers, end_tokens)
         by_node = np.argsort(rank[parents], kind="stable")
         self._followers = followers[by_node].astype("int32")
         self._counts = np.bincount(rank[parents]).astype("int32")
@@ -79,7 +79,7 @@ class Trie:
         return ops.where(found < 0, len(self._starts), found)
 
 
-def _nodes(sequences: Sequence[Sequence[int]], end_token: int) -> tuple[np.ndarray, ...]:
+def _nodes(sequences: Sequence[Sequence[int]], end_tokens: Sequence[int]) -> tuple[np.ndarray, ...]:
     """Start (in the sequences put end to end) and depth of each node; parent and token of each edge."""
     edges: dict[tuple[int, int], int] = {}
     nodes, start = [(0, 0)], 0
@@ -91,7 +91,7 @@ def _nodes(sequences: Sequence[Sequence[int]], end_token: int) -> tuple[np.ndarr
                 child = edges[node, token] = len(nodes)
                 nodes.append((start, depth))
             node = child
-        edges[node, end_token] = -1
+        edges.update({(node, end): -1 for end in end_tokens})
         start += len(sequence)
     starts, depths = np.array(nodes, "int32").T
     parents, followers = np.array(list(edges), "int32").T

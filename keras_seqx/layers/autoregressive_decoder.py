@@ -1,16 +1,19 @@
 """AutoregressiveDecoder: a cell stack that reads its own output."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_seqx import _checks, masking
-from keras_seqx.decoding import arguments, loop
+from keras_seqx.decoding import arguments, loop, stopping
 from keras_seqx.decoding.parts import Parts
 from keras_seqx.decoding.passes import Passes
 from keras_seqx.decoding.samplers import Sampler
+from keras_seqx.decoding.stopping import StopCondition
+from keras_seqx.layers import mask_metadata
 
 STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
 
@@ -39,6 +42,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
             identity.
         embedding: layer from ids (B, n) to (B, n, E), such as `Embedding(vocabulary, features)`. One with `mask_zero`
             masks ids of 0. Defaults to None: inputs are continuous.
+        stop: a `StopCondition` such as `StopThreshold(0.5)`, which tells from an output of a continuous decoder whether
+            it is the last one of its row. It counts in inference, where more outputs than inputs are asked for, once
+            a row has read its own inputs. Defaults to None: every row has `steps` outputs.
         sampler: "identity" (default without `embedding`), "greedy" (default with it), or a `Sampler` such as
             `Categorical(temperature=0.7)` or `Gaussian()`: takes an output to what is read next.
         steps: integer of at least 1, the number of outputs. Defaults to None: as many as there are inputs. It is
@@ -75,10 +81,11 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     Masking:
         With as many outputs as inputs, the outputs carry the inputs' mask; with more, every output is valid; with
-        fewer, the outputs carry the mask of the first inputs. Where an output is too wide or too narrow to be fed
-        back, a masked step reads zeros. A `BatchNormalization` among the cells or in the output layer is the exception
-        to the law: in training it takes its statistics from whatever rows are computed at once, padded ones too. Use
-        `LayerNormalization` instead.
+        fewer, the outputs carry the mask of the first inputs. With `stop`, the outputs after the one that ends a row
+        repeat it and are masked, and its states stay as they are; the loop ends with the last row. Where an output is
+        too wide or too narrow to be fed back, a masked step reads zeros. A `BatchNormalization` among the cells or in
+        the output layer is the exception to the law: in training it takes its statistics from whatever rows are
+        computed at once, padded ones too. Use `LayerNormalization` instead.
 
     Randomness:
         Teacher forcing draws a number for each row and step before the loop, and so does a sampler that is random. A
@@ -112,6 +119,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         *,
         embedding: keras.layers.Layer | None = None,
         sampler: str | Sampler | None = None,
+        stop: StopCondition | None = None,
         steps: int | None = None,
         teacher_forcing: float = 1.0,
         return_state: bool = False,
@@ -124,6 +132,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self.supports_jit = self.parts.supports_jit
         self.cell, self.output_layer, self.embedding = cell, output_layer, embedding
         self.sampler = self.parts.sampler
+        self.stop = stopping.stop_or_none(self, stop, embedding)
         self._called_steps = self.steps = steps
         self.return_state = bool(return_state)
         self.seed = seed
@@ -150,6 +159,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
         self.parts.build(inputs_shape, memory_shape, covariates_shape)
+        if self.stop is not None:
+            self.stop.check(self, self.parts.output.shape[-1])
         if self._initial_teacher_forcing < 1:
             self.parts.check_feeds_back("`teacher_forcing` is below 1")
 
@@ -168,28 +179,51 @@ class AutoregressiveDecoder(keras.layers.Layer):
         mask = self.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
         memories = self.parts.cells.prepare_memory(memory, memory_mask)
-        passes = self.parts.passes(memories, covariates, bool(training))
-        inputs = self.parts.standardize(inputs, mask)[:, :steps]
+        all_inputs, inputs = inputs, self.parts.standardize(inputs, mask)[:, :steps]
+        passes = self.parts.passes(memories, covariates, bool(training), self._stop(inputs, steps, training))
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
-        given = ops.shape(inputs)[1]
+        given, known = ops.shape(inputs)[1], loop.known_size(inputs.shape[1])
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
-        states = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory)
+        states, rows = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory), None
         with passes.prime(inputs, states):
-            if inputs.shape[1] == 1 and steps not in (None, 1):
-                outputs, states = passes.free(inputs[:, 0], states, 0, steps)
+            if known == 1 and steps not in (None, 1):
+                rows = passes.start(ops.shape(inputs)[0])
+                outputs, states, rows = passes.free(inputs[:, 0], states, 0, steps, rows)
+            elif passes.stop is not None and use is not None:
+                rows = passes.start(ops.shape(inputs)[0])
+                outputs, states, rows = passes.stepwise(inputs, use, states, rows)
             else:
                 outputs, states = self._read(passes, inputs, use, states, fresh=initial_state is None)
-                if steps is not None and inputs.shape[1] != steps:
-                    sample = passes.sample(outputs[:, -1], inputs)
-                    more, states = passes.free(sample, states, given, steps - given)
-                    outputs = ops.concatenate([outputs, more], axis=1)
-                    outputs = ops.reshape(outputs, (ops.shape(inputs)[0], steps, outputs.shape[-1]))
+                rows = passes.after_whole(outputs)
+            if steps is not None and known not in (1, steps):
+                sample = passes.sample(outputs[:, -1], inputs)
+                more, states, rows = passes.free(sample, states, given, steps - given, rows)
+                outputs = ops.concatenate([outputs, more], axis=1)
+                outputs = ops.reshape(outputs, (ops.shape(inputs)[0], steps, outputs.shape[-1]))
+        if rows is not None:
+            outputs = self._keep_last(outputs, steps, rows, mask, all_inputs)
         self._called_steps = steps
         return (outputs, *states) if self.return_state else outputs
 
+    def _stop(self, inputs: Any, steps: int | None, training: Any) -> Callable | None:
+        """Returns what ends rows in a call, a function of outputs (B, D) to booleans (B,), or None."""
+        stop = self.stop
+        if stop is None or training or steps is None or loop.known_size(inputs.shape[1]) == steps:
+            return None
+        # Where a TensorFlow graph leaves the time axis open, it turns out then whether any row runs free.
+        more = ops.shape(inputs)[1] < steps
+        return lambda outputs: ops.logical_and(stopping.ended(self, stop, outputs), more)
+
+    def _keep_last(self, outputs: Any, steps: Any, rows: Any, mask: Any, inputs: Any) -> Any:
+        """Returns outputs (B, steps, D) that stay as they are where their row has ended, and are masked there."""
+        valid = ops.arange(steps, dtype="int32") < rows["length"][:, None]
+        outputs = ops.where(valid[:, :, None], outputs, rows["last"][:, None])
+        given = None if mask is None else masking.mask_of_outputs(mask, inputs, steps)
+        return mask_metadata.write(outputs, valid if given is None else ops.logical_and(valid, given))
+
     def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
-        if not self.parts.feeds_back or inputs.shape[1] == 1:
+        if not self.parts.feeds_back or loop.known_size(inputs.shape[1]) == 1:
             return passes.whole(inputs, states, fresh)
         if passes.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
@@ -198,12 +232,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
             use = kept if use is None else ops.logical_and(use, kept)
         if use is None:
             return passes.whole(inputs, states, fresh)
-        if self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES:
-            return passes.stepwise(inputs, use, states)
+        if loop.exporting() or (self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES):
+            return passes.stepwise(inputs, use, states)[:2]
         return loop.cond(
             ops.all(use),
             lambda: passes.whole(inputs, states, fresh),
-            lambda: passes.stepwise(inputs, use, states),
+            lambda: passes.stepwise(inputs, use, states)[:2],
             variables=passes.variables,
         )
 
@@ -239,6 +273,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         mask = self.parts.mask_of(inputs, previous_mask)
+        if self.stop is not None and self._called_steps is not None and isinstance(inputs, keras.KerasTensor):
+            # A symbolic mask would become part of the graph, in place of the one that `call` knows.
+            mask = mask if inputs.shape[1] == self._called_steps else None
         if mask is not None and self._called_steps is not None:
             mask = masking.mask_of_outputs(mask, inputs, self._called_steps)
         return [mask] + [None] * self.parts.cells.state_count if self.return_state else mask
@@ -250,6 +287,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             "output_layer": keras.saving.serialize_keras_object(self.output_layer),
             "embedding": keras.saving.serialize_keras_object(self.embedding),
             "sampler": keras.saving.serialize_keras_object(self.sampler),
+            "stop": keras.saving.serialize_keras_object(self.stop),
             "steps": self.steps,
             "teacher_forcing": self._initial_teacher_forcing,
             "return_state": self.return_state,
@@ -259,7 +297,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
         config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
-        parts = {k: config[k] for k in ("cell", "output_layer", "embedding", "sampler") if k in config}
+        parts = {k: config[k] for k in ("cell", "output_layer", "embedding", "sampler", "stop") if k in config}
         return cls(**{**config, **keras.saving.deserialize_keras_object(parts)})
 
     def _check_call(
@@ -267,8 +305,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
     ) -> int | None:
         """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
-        given = inputs.shape[1] if len(inputs.shape) > 1 else None
+        given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
+        if steps is not None and given is None and inputs.shape[1:2] != (None,):
+            what = "of a known length where `steps` are given, in an export from JAX"
+            fix = "Export with an `input_signature` of that length, or leave `steps` out"
+            raise ValueError(_checks.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))
         self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
         arguments.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
         if None not in (steps, given) and steps > given:

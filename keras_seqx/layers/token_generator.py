@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
-from keras_seqx.decoding import arguments, generator_checks, loop
+from keras_seqx.decoding import arguments, generator_checks, loop, options
 from keras_seqx.decoding.beam_search import BeamSearch
 from keras_seqx.decoding.generation import Generation, repeat
 from keras_seqx.decoding.search import RowByRow, Search
@@ -30,11 +30,16 @@ class TokenGenerator(keras.layers.Layer):
     Args:
         decoder: an `AutoregressiveDecoder` with an `embedding`. Its weights are shared, its sampler, `steps` and
             `teacher_forcing` are not used.
-        end_token: the token that ends a sequence, or None: then all have `max_steps` tokens.
+        end_token: the token that ends a sequence, a list of them if any of several does, or None: then all have
+            `max_steps` tokens.
         max_steps: integer of at least 1, the most tokens that are generated for a row, the end token counted.
         search: "greedy" (default), `Sampling(...)`, or `BeamSearch(...)`.
         processors: processors of logits, such as `RepetitionPenalty(1.2)`, applied in order at every step.
-        pad_token: what stands behind the end of a sequence. Defaults to 0.
+        pad_token: what stands behind the end of a sequence, possibly the end token itself: "lengths" tell how many
+            tokens count. Defaults to 0.
+        force_end: whether a sequence that has not ended before takes an end token as its last one, the `max_steps`-th.
+            The score counts its log-probability, as of any other token. Defaults to False: a sequence may be cut off.
+            For an end that costs nothing use `ForcedTokens({max_steps - 1: end_token})`.
         num_return_sequences: integer N, at most the beams or samples: the N best are returned, best first. Defaults
             to None: the best beam, or every sample in the order drawn.
         return_alignments: whether to return where the decoder's cells looked. Defaults to False.
@@ -51,19 +56,20 @@ class TokenGenerator(keras.layers.Layer):
     Returns:
         A dict. "tokens", int32 (B, max_steps), what comes behind the prompts, the end token included; "lengths",
         int32 (B,), how many of them are valid, the end token counted; "scores", float (B,), the sum of the
-        log-probabilities of the processed logits, for a `BeamSearch` divided by length ** length_penalty. With
+        log-probabilities of the processed logits, for a `BeamSearch` normalized by its length penalty. With
         `num_return_sequences`, or several samples, there is an axis more: (B, N, max_steps), (B, N), (B, N). A sequence
         that was never found has length 0 and score -inf. With `return_alignments`, "alignments" too,
         float32 (B, [N,] max_steps, S), the mean over the cells that attend; row i tells where the decoder looked for
         token i.
 
     Raises:
-        ValueError: an end token that the vocabulary lacks; more sequences to return than beams; processors that leave
-            no token; ids out of the vocabulary; memory missing or not taken.
+        ValueError: an end token that the vocabulary lacks; `force_end` without an end token; more sequences to return
+            than beams; processors that leave no token; ids out of the vocabulary; memory missing or not taken.
         TypeError: a decoder without embedding; float ids; options of other kinds.
 
     Masking:
-        Neither padding behind a prompt nor padding of the memory changes a result, nor does any other row.
+        Neither padding behind a prompt nor padding of the memory changes a result, nor does any other row. The mask
+        alone tells the padding of a prompt: prompts that are padded with the end token need one.
 
     Randomness:
         `Sampling` draws one number for each sequence and token, before the loop.
@@ -84,11 +90,12 @@ class TokenGenerator(keras.layers.Layer):
         self,
         decoder: AutoregressiveDecoder,
         *,
-        end_token: int | None,
+        end_token: int | Sequence[int] | None,
         max_steps: int,
         search: str | Search = "greedy",
         processors: Sequence[Any] = (),
         pad_token: int = 0,
+        force_end: bool = False,
         num_return_sequences: int | None = None,
         return_alignments: bool = False,
         seed: int | None = None,
@@ -101,7 +108,9 @@ class TokenGenerator(keras.layers.Layer):
         super().__init__(**{"dtype": decoder.dtype_policy, **kwargs})
         self.decoder = decoder
         self.supports_jit = decoder.supports_jit
-        self.end_token, self.pad_token = generator_checks.special_tokens(self, end_token, pad_token)
+        self.force_end = bool(force_end)
+        self.end_token = generator_checks.end_token_of(self, end_token, self.force_end)
+        self.pad_token = options.token(self, "pad_token", pad_token, "0 is what Keras' embeddings mask")
         fix = "It bounds the tokens behind a prompt"
         self.max_steps = _checks.positive_integer(self, "max_steps", max_steps, fix)
         self.search = generator_checks.search_of(self, search)
@@ -121,7 +130,9 @@ class TokenGenerator(keras.layers.Layer):
             what = "False, as no cell of the decoder attends to a memory"
             raise ValueError(_checks.message(self, "return_alignments", what, True, fix))
         vocabulary = parts.output.shape[-1]
-        generator_checks.check_vocabulary(self, vocabulary, self.end_token, self.max_steps, self.processors)
+        generator_checks.check_vocabulary(
+            self, vocabulary, self.end_token, self.force_end, self.max_steps, self.processors
+        )
 
     def call(
         self,
@@ -224,6 +235,7 @@ class TokenGenerator(keras.layers.Layer):
             "search": keras.saving.serialize_keras_object(self.search),
             "processors": keras.saving.serialize_keras_object(self.processors),
             "pad_token": self.pad_token,
+            "force_end": self.force_end,
             "num_return_sequences": self.num_return_sequences,
             "return_alignments": self.return_alignments,
             "seed": self.seed,
@@ -254,7 +266,9 @@ class TokenGenerator(keras.layers.Layer):
 
     def _noise(self, inputs: Any) -> Any:
         rows = ops.shape(inputs)[0] * self.search.beams
-        return self.search.noise(rows, self.max_steps, self.decoder.parts.output.shape[-1], self.seed_generator)
+        width = self.decoder.parts.output.shape[-1]
+        noise = self.search.noise(rows, self.max_steps, width, self.seed_generator)
+        return arguments.check_draws(self, "search", self.search, noise)
 
     def _question(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any
@@ -280,11 +294,12 @@ class TokenGenerator(keras.layers.Layer):
             prompt_lengths=question["prompt_lengths"],
             states=question["states"],
             processors=self.processors,
-            end_token=self.end_token,
+            end_tokens=options.as_list(self.end_token),
             pad_token=self.pad_token,
             max_steps=self.max_steps,
             score_dtype=self._score_dtype(),
             returned=self.num_return_sequences,
+            force_end=self.force_end,
             memory_length=ops.shape(question["source"])[1] if self.return_alignments else None,
         )
 

@@ -1,9 +1,13 @@
 """What the package takes from Keras without a promise of Keras."""
 
+import contextlib
+
 import keras
 import numpy as np
+import pytest
 
 from keras_seqx._core import keras_internals
+from tests.cases import BACKEND
 
 
 def test_rnn_calls_a_dropout_rnn_cell_before_and_after_its_loop():
@@ -33,3 +37,27 @@ def test_rnn_calls_a_dropout_rnn_cell_before_and_after_its_loop():
     steps = calls[2:-2]
     assert calls == [("inputs", (2, 5)), ("state", (2, 3)), *steps, "reset", "reset recurrent"]
     assert set(steps) == {"call"}
+
+
+class Asks(keras.layers.Layer):
+    answers: list = []  # noqa: RUF012
+
+    def call(self, inputs):
+        self.answers.append(keras_internals.exports_to_onnx())
+        return 2 * inputs
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras exports to ONNX from JAX by a package of its own")
+def test_a_layer_knows_that_it_is_exported_to_onnx(tmp_path):
+    x = keras.Input((2,))
+    model = keras.Model(x, Asks()(x))
+    model.predict(keras.ops.ones((1, 2)), verbose=0)
+    assert not any(Asks.answers)
+    with contextlib.suppress(ImportError):  # after the trace, where a package is not installed
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert Asks.answers[-1]
+    Asks.answers.clear()
+    if BACKEND == "tensorflow":
+        model.export(tmp_path / "model", verbose=False)
+        assert Asks.answers
+        assert not any(Asks.answers)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_seqx import BeamSearch, Sampling, samplers
+from keras_seqx.decoding import options
 from keras_seqx.decoding.generation import Generation
 from keras_seqx.decoding.search import GreedySearch
 from keras_seqx.testing import running
@@ -23,7 +24,7 @@ ROWS, STATES, PROMPT = 3, 5, 3
 PAD = 9
 
 
-def compiled(search, end=0, max_steps=4, processors=(), returned=None, vocabulary=3, mode=MODE):
+def compiled(search, end=0, max_steps=4, processors=(), returned=None, vocabulary=3, mode=MODE, force_end=False):
     """A search as a function of tables (B, T, STATES, V), prompts (B, T0), their lengths, and noise.
 
     The decoder behind it has two states, which beams must take along: its row, and a mix of all tokens so far.
@@ -46,11 +47,12 @@ def compiled(search, end=0, max_steps=4, processors=(), returned=None, vocabular
             prompt_lengths=ops.repeat(lengths, beams, axis=0),
             states=[row, ops.zeros_like(row)],
             processors=processors,
-            end_token=end,
+            end_tokens=options.as_list(list(end) if isinstance(end, tuple) else end),
             pad_token=PAD,
             max_steps=max_steps,
             score_dtype="float32",
             returned=returned,
+            force_end=force_end,
         )
         return search.run(generation, noise)
 
@@ -298,8 +300,57 @@ def test_a_bound_on_what_can_come_stops_the_search(monkeypatch):
     assert compiled(search, max_steps=200)(flat_tables([0.6, 0.39, 0.01], times=201), *START) == 1
 
 
+ENDS = {"one": 2, "two": (0, 2), "all": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+@pytest.mark.parametrize("force_end", [False, True], ids=["cut off", "forced"])
+@given(seed=seeds)
+def test_several_ends_and_a_forced_one_are_the_textbooks(force_end, end, seed):
+    """Beams under Google's penalty, greedy, and samples whose last token is an end and costs what it is worth."""
+    question, steps = problem(seed, 4, 4), 4
+    beams = beam_search(3, length_penalty=0.8, length_normalization="gnmt")
+    run = functools.partial(cached, end=end, max_steps=steps, vocabulary=4, force_end=force_end)
+    found, best, greedy = run(beams, returned=3)(*question), run(beams)(*question), run(GREEDY)(*question)
+    drawn = run(SAMPLING)(*question, noise_for(SAMPLING, ROWS, steps, seed))
+    for row, (model, prompt) in enumerate(models(*question)):
+        expected = reference.beam_search(model, prompt, 3, end, steps, 0.8, gnmt=True, force_end=force_end)
+        assert_same(sequences(found, row), expected, 3)
+        assert_same(sequences(best, row), expected, 1)
+        assert_same(sequences(greedy, row), [reference.greedy(model, prompt, end, steps, force_end)], 1)
+        for tokens, score in sequences(drawn, row):
+            ended = [reference.is_end(token, end) for token in tokens]
+            assert not any(ended[:-1])
+            assert ended[-1] or (len(tokens) == steps and not force_end)
+            np.testing.assert_allclose(score, reference.score(model, prompt, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("force_end", [False, True], ids=["cut off", "forced"])
+@pytest.mark.parametrize("penalty", [0.6, 2.0, -0.5])
+@given(seed=seeds)
+def test_a_wide_beam_finds_the_best_under_googles_penalty(penalty, force_end, seed):
+    """Its bound on what can still come is sound: the best alone, and the best six, are those of enumeration."""
+    question = problem(seed)
+    search = beam_search(24, length_penalty=penalty, length_normalization="gnmt")
+    for count, returned in ((6, 6), (1, None)):
+        found = cached(search, 0, returned=returned, force_end=force_end)(*question)
+        for row, (model, prompt) in enumerate(models(*question)):
+            expected = reference.enumerate_all(model, prompt, 0, 4, penalty, gnmt=True, force_end=force_end)
+            assert_same(sequences(found, row), expected, count)
+
+
+def test_a_forced_end_of_probability_zero_is_impossible():
+    probabilities = np.full((5, 3), [0.0, 0.6, 0.4])
+    for search in SEARCHES.values():
+        noise = noise_for(search, 1)
+        found = compiled(search, force_end=True)(flat_tables(probabilities), *START, noise)
+        assert (found["scores"] == -np.inf).all()
+        assert (found["lengths"] == (0 if isinstance(search, BeamSearch) else 3)).all()
+
+
 PROCESSORS = {
     "min length": (samplers.MinLength(2, 0), plain.min_length, (2, 0)),
+    "min length of two ends": (samplers.MinLength(2, [0, 3]), plain.min_length, (2, [0, 3])),
     "suppressed": (samplers.SuppressTokens([1, 3]), plain.suppress_tokens, ([1, 3],)),
     "forced": (samplers.ForcedTokens({0: 2, 2: 1}), plain.forced_tokens, ({0: 2, 2: 1},)),
     "n-grams": (samplers.NoRepeatNGram(2), plain.no_repeat_ngram, (2,)),
@@ -308,6 +359,11 @@ PROCESSORS = {
         samplers.PrefixConstrained([[1], [1, 2], [2, 3, 1]], 0),
         plain.prefix_constrained,
         ([[1], [1, 2], [2, 3, 1]], 0),
+    ),
+    "prefixes of two ends": (
+        samplers.PrefixConstrained([[1], [1, 2], [2, 2, 1]], [0, 3]),
+        plain.prefix_constrained,
+        ([[1], [1, 2], [2, 2, 1]], [0, 3]),
     ),
 }
 
@@ -319,14 +375,15 @@ def test_processors_see_each_beams_own_tokens(name, kind, seed):
     processor, oracle, arguments = PROCESSORS[name]
     search = beam_search(3) if kind == "beams" else GREEDY
     question = problem(seed, 5, 4)
+    end = (0, 3) if "two ends" in name else 0
     # The same object each time, so that one compilation serves all examples.
-    found = cached(search, 0, 5, (processor,), 3 if kind == "beams" else None, 4)(*question)
+    found = cached(search, end, 5, (processor,), 3 if kind == "beams" else None, 4)(*question)
     own = [functools.partial(apply, oracle, arguments)]
     for row, (model, prompt) in enumerate(models(*question, own)):
         if kind == "beams":
-            assert_same(sequences(found, row), reference.beam_search(model, prompt, 3, 0, 5), 3)
+            assert_same(sequences(found, row), reference.beam_search(model, prompt, 3, end, 5), 3)
         else:
-            assert_same(sequences(found, row), [reference.greedy(model, prompt, 0, 5)], 1)
+            assert_same(sequences(found, row), [reference.greedy(model, prompt, end, 5)], 1)
 
 
 def test_constrained_sequences_are_among_those_given():

@@ -207,6 +207,34 @@ def test_a_stream_yields_what_a_call_returns(search, seed):
     assert search != "greedy" or (again == np.stack(columns, 1)).all()
 
 
+@pytest.mark.parametrize("name", ["greedy", "sampling", "beams"])
+def test_several_ends_pads_that_equal_one_and_a_forced_end(name):
+    """Prompts that are padded with the end, which also stands within one of them; the mask tells them apart."""
+    ends, steps = (END, 5), 4
+    decoder, ids = build("gru"), prompts()
+    ids[0, 1] = END
+    options = {"end_token": [*ends], "pad_token": END, "force_end": True, "max_steps": steps}
+    layer = generator(decoder, SEARCHES[name], num_return_sequences=2 if name == "beams" else None, **options)
+    answer = program(layer)(np.where(MASK, ids, END), mask=MASK)
+    tokens, lengths = answer["tokens"].reshape(3, -1, steps), answer["lengths"].reshape(3, -1)
+    assert (tokens[np.arange(steps) >= lengths[..., None]] == END).all()
+    assert (lengths == 1 + np.isin(tokens, ends).argmax(-1)).all()  # the first end counts, and there is one
+    model = model_of(logits_of("gru", decoder))
+    for row, length in enumerate(LENGTHS):
+        prompt = ids[row, :length].tolist()
+        found = [t[:n].tolist() for t, n in zip(tokens[row], lengths[row], strict=True)]
+        scores = [reference.score(model, prompt, t) / len(t) ** (0.5 if name == "beams" else 0.0) for t in found]
+        np.testing.assert_allclose(np.ravel(answer["scores"][row]), scores, atol=1e-4)
+        if name == "greedy":
+            assert found == [reference.greedy(model, prompt, ends, steps, force_end=True)[0]]
+        if name == "beams":
+            expected = reference.beam_search(model, prompt, 3, ends, steps, 0.5, force_end=True)
+            assert found == [t for t, _ in expected[:2]]
+    if name == "greedy":
+        columns = np.stack(list(layer.stream(np.where(MASK, ids, END), mask=MASK)), 1)
+        np.testing.assert_array_equal(columns, answer["tokens"][:, : columns.shape[1]])
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 def test_a_stream_computes_in_the_dtype_of_its_layer(policy):
     keras.config.set_dtype_policy(policy)

@@ -136,10 +136,32 @@ MAKE = {
     ),
     "end a float": (lambda: generator(end_token=2.0), TypeError, "TokenGenerator: `end_token` must be a token id"),
     "end negative": (lambda: generator(end_token=-1), ValueError, "TokenGenerator: `end_token` must be a token id"),
-    "pad the end": (
-        lambda: generator(pad_token=2),
+    "ends that are no list": (
+        lambda: generator(end_token=[[2]]),
+        TypeError,
+        "`end_token` must be a token id or a list",
+    ),
+    "ends of no number": (lambda: generator(end_token=[]), ValueError, "`end_token` must be a token id or a list"),
+    "ends that are equal": (
+        lambda: generator(end_token=[2, 2]),
         ValueError,
-        "TokenGenerator: `pad_token` must be another token than `end_token`, 2. Received: `pad_token`=2",
+        "`end_token` must be a token id or a list",
+    ),
+    "an end negative": (lambda: generator(end_token=[2, -1]), ValueError, "Received: `end_token`=[2, -1]"),
+    "an end forced and none": (
+        lambda: generator(end_token=None, force_end=True),
+        ValueError,
+        "TokenGenerator: `end_token` must be the id of the end where `force_end` is true",
+    ),
+    "normalization of another name": (
+        lambda: BeamSearch(2, length_normalization="google"),
+        ValueError,
+        'BeamSearch: `length_normalization` must be "length" or "gnmt"',
+    ),
+    "pad negative": (
+        lambda: generator(pad_token=-1),
+        ValueError,
+        "TokenGenerator: `pad_token` must be a token id, an integer of at least 0. Received: `pad_token`=-1",
     ),
     "search of another name": (
         lambda: generator(search="beam"),
@@ -188,6 +210,18 @@ BUILD = {
     "end beyond the vocabulary": (
         lambda: generator(end_token=VOCABULARY)(IDS),
         "TokenGenerator: `end_token` must be one of the decoder's 7 tokens, within [0, 7). Received: `end_token`=7",
+    ),
+    "an end beyond the vocabulary": (
+        lambda: generator(end_token=[2, VOCABULARY + 1])(IDS),
+        "TokenGenerator: `end_token` must be one of the decoder's 7 tokens",
+    ),
+    "a forced end suppressed": (
+        lambda: generator(end_token=[2, 3], force_end=True, processors=[samplers.SuppressTokens([2, 3])])(IDS),
+        "TokenGenerator: `processors` must be such that an end is left at the last step, as `force_end` is true",
+    ),
+    "a forced end too early for one row": (
+        lambda: generator(force_end=True, processors=[samplers.MinLength([0, 4], 2)])(IDS),
+        "TokenGenerator: `processors` must be such that an end is left at the last step, as `force_end` is true",
     ),
     "alignments of no attention": (
         lambda: generator(return_alignments=True)(IDS),

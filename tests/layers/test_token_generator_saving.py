@@ -50,9 +50,9 @@ def assert_same(a, b):
         np.testing.assert_allclose(value, b[key], atol=1e-5)
 
 
-BEAMS = BeamSearch(3, length_penalty=0.7, num_groups=3, diversity_penalty=0.2)
+BEAMS = BeamSearch(3, length_penalty=0.7, length_normalization="gnmt", num_groups=3, diversity_penalty=0.2)
 PROCESSORS = [
-    samplers.MinLength(2, END),
+    samplers.MinLength(2, [END, 6]),
     samplers.ForcedTokens({0: 3}),
     samplers.NoRepeatNGram(2),
     samplers.RepetitionPenalty(1.2),
@@ -110,11 +110,12 @@ def test_config_round_trip(search):
     )
     generator = TokenGenerator(
         decoder,
-        end_token=END,
+        end_token=[END, 5],
         max_steps=9,
         search=search,
-        processors=[*PROCESSORS, samplers.PrefixConstrained([[1], [1, 3]], END)],
+        processors=[*PROCESSORS, samplers.PrefixConstrained([[1], [1, 3]], [END, 5])],
         pad_token=6,
+        force_end=True,
         num_return_sequences=1,
         seed=3,
         name="g",

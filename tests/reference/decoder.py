@@ -89,3 +89,25 @@ def decode(cells, output, inputs, states, steps, use=None, covariates=None):
         rows.append(np.concatenate(row))
         last.append([s for cell in own for s in cell])
     return np.stack(rows), [np.concatenate(parts) for parts in zip(*last, strict=True)]
+
+
+def decode_until(stops, cells, output, inputs, states, steps, use=None, covariates=None):
+    """Runs the loop; a row ends with the first output for which `stops`, once it has read its own inputs.
+
+    Returns:
+        Outputs (B, steps, D), the last of a row repeated after its end; the states at each row's end, one flat list;
+        and the lengths (B,), how many outputs each row has.
+    """
+    outputs, _ = decode(cells, output, inputs, states, steps, use, covariates)
+    lengths, last = [], []
+    for b in range(len(inputs)):
+        given = inputs.shape[1] if use is None else 1 + max((t for t in range(inputs.shape[1]) if use[b, t]), default=0)
+        length = next((t + 1 for t in range(given - 1, steps) if stops(outputs[b, t])), steps)
+        outputs[b, length:] = outputs[b, length - 1]
+        own, known = slice(b, b + 1), None if covariates is None else covariates[b : b + 1]
+        read = None if use is None else use[own]
+        last.append(
+            decode(cells, output, inputs[own], [[s[own] for s in cell] for cell in states], length, read, known)[1]
+        )
+        lengths.append(length)
+    return outputs, [np.concatenate(parts) for parts in zip(*last, strict=True)], np.array(lengths)

@@ -57,7 +57,7 @@ def no_repeat_ngram(logits, history, step, n):
 def min_length(logits, history, step, length, end_token):
     changed = logits.copy()
     if step < length:
-        changed[end_token] = -np.inf
+        changed[np.atleast_1d(end_token)] = -np.inf
     return changed
 
 
@@ -77,6 +77,7 @@ def forced_tokens(logits, history, step, tokens):
 
 def prefix_constrained(logits, history, step, sequences, end_token):
     generated = list(history[len(history) - step :])
-    longer = [[*s, end_token] for s in sequences]
-    allowed = {s[step] for s in longer if len(s) > step and s[:step] == generated} or {end_token}
+    ends = np.atleast_1d(end_token).tolist()
+    longer = [[*s, end] for s in sequences for end in ends]
+    allowed = {s[step] for s in longer if len(s) > step and s[:step] == generated} or set(ends)
     return np.array([x if v in allowed else -np.inf for v, x in enumerate(logits)], logits.dtype)

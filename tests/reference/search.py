@@ -1,7 +1,8 @@
 """Searches for sequences of tokens as plain loops over lists, in NumPy alone.
 
 A model takes tokens, prompt and generated, to the log-probabilities (V,) of the next one. A hypothesis is a pair of
-generated tokens and the sum of their log-probabilities.
+generated tokens and the sum of their log-probabilities. `end` is a token, a tuple of them, or None; with `force_end`
+the last of `max_steps` tokens is an end.
 """
 
 import itertools
@@ -44,41 +45,63 @@ def score(model, prompt, tokens):
     return sum(model([*prompt, *tokens[:i]])[token] for i, token in enumerate(tokens))
 
 
-def normalized(total, length, penalty):
-    return total / length**penalty
+def normalized(total, length, penalty, gnmt=False):
+    return total / ((5 + length) / 6 if gnmt else length) ** penalty
 
 
-def enumerate_all(model, prompt, end, max_steps, penalty=0.0):
+def is_end(token, end):
+    return token in end if isinstance(end, tuple) else token == end
+
+
+def choices(model, tokens, end, must_end):
+    """The tokens that may come next, with their log-probabilities."""
+    return [(t, logp) for t, logp in enumerate(model(tokens)) if logp > -np.inf and (is_end(t, end) or not must_end)]
+
+
+def enumerate_all(model, prompt, end, max_steps, penalty=0.0, gnmt=False, force_end=False):
     """All sequences of probability above 0 that end, or have `max_steps` tokens, with their scores, best first."""
     found, unfinished = [], [([], 0.0)]
     for step in range(1, max_steps + 1):
         longer = [
             ([*tokens, token], total + logp)
             for tokens, total in unfinished
-            for token, logp in enumerate(model([*prompt, *tokens]))
-            if logp > -np.inf
+            for token, logp in choices(model, [*prompt, *tokens], end, force_end and step == max_steps)
         ]
-        ends = [tokens[-1] == end or step == max_steps for tokens, _ in longer]
-        found += [(tokens, normalized(total, step, penalty)) for tokens, total in itertools.compress(longer, ends)]
+        ends = [is_end(tokens[-1], end) or step == max_steps for tokens, _ in longer]
+        complete = itertools.compress(longer, ends)
+        found += [(tokens, normalized(total, step, penalty, gnmt)) for tokens, total in complete]
         unfinished = [hypothesis for hypothesis, ended in zip(longer, ends, strict=True) if not ended]
     return sorted(found, key=lambda hypothesis: -hypothesis[1])
 
 
-def greedy(model, prompt, end, max_steps):
+def greedy(model, prompt, end, max_steps, force_end=False):
     """The most likely token at each step, until the end or where none is left."""
     tokens, total = [], 0.0
     while len(tokens) < max_steps:
-        logps = model([*prompt, *tokens])
-        total += logps.max()
-        if total == -np.inf:
-            break
-        tokens.append(int(logps.argmax()))
-        if tokens[-1] == end:
+        possible = choices(model, [*prompt, *tokens], end, force_end and len(tokens) == max_steps - 1)
+        if not possible:
+            return tokens, -np.inf
+        token, logp = max(possible, key=lambda choice: choice[1])
+        tokens.append(token)
+        total += logp
+        if is_end(token, end):
             break
     return tokens, total
 
 
-def beam_search(model, prompt, beams, end, max_steps, penalty=0.0, early_stopping=False, groups=1, diversity=0.0):
+def beam_search(
+    model,
+    prompt,
+    beams,
+    end,
+    max_steps,
+    penalty=0.0,
+    early_stopping=False,
+    groups=1,
+    diversity=0.0,
+    gnmt=False,
+    force_end=False,
+):
     """What each group of beams has finished after all steps, or as soon as every group is full; best first."""
     width = beams // groups
     live = [[([], 0.0)] for _ in range(groups)]
@@ -89,15 +112,14 @@ def beam_search(model, prompt, beams, end, max_steps, penalty=0.0, early_stoppin
             candidates = [
                 ([*tokens, token], total + logp)
                 for tokens, total in live[group]
-                for token, logp in enumerate(model([*prompt, *tokens]))
-                if logp > -np.inf
+                for token, logp in choices(model, [*prompt, *tokens], end, force_end and step == max_steps)
             ]
             candidates.sort(key=lambda c: diversity * taken.count(c[0][-1]) - c[1])
             live[group], taken_here = [], []
             for rank, (tokens, total) in enumerate(candidates):
-                ends = tokens[-1] == end or step == max_steps
+                ends = is_end(tokens[-1], end) or step == max_steps
                 if ends and rank < width:
-                    finished[group].append((tokens, normalized(total, step, penalty)))
+                    finished[group].append((tokens, normalized(total, step, penalty, gnmt)))
                 elif ends or len(live[group]) == width:
                     continue
                 else:
