@@ -14,7 +14,7 @@ from keras_seqx.data.plan import plan_epoch
 
 def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
     """Returns a model's outputs for all sequences; see `LengthBucketing.predict`."""
-    if not callable(getattr(model, "predict_on_batch", None)):
+    if isinstance(model, type) or not hasattr(model, "predict_on_batch"):
         raise TypeError(_checks.message(OWNER, "model", "a Keras model", model, "Hand it the model that predicts"))
     if epochs.buckets.dropped:
         fix = "Say `overlong='truncate'`, or leave these sequences out"

@@ -67,6 +67,14 @@ def train_in_jax():
 
     if ADDRESS is not None:
         keras.distribution.initialize(ADDRESS, num_processes=2, process_id=int(INDEX))
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        for shards in (1, 2):
+            try:
+                train(CASES["steps"], shards, int(INDEX) % shards)
+            except ValueError as error:
+                assert "auto_shard_dataset" in str(error)
+            else:
+                raise AssertionError("Keras would have shared out the batches that were shared out already")
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     assert jax.device_count() == 2
     if ADDRESS is None:
