@@ -46,8 +46,7 @@ class ClassWeights:
     def check(self, values: np.ndarray, label: str) -> None:
         """Raises unless values are classes, (N,) or (N, 1), or one-hot (N, C)."""
         if values.ndim > 1 and values.shape[1:] != (1,):
-            shaped = values.ndim == 2 and values.dtype.kind in "biuf"
-            fits = bool(shaped and (values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-3))
+            fits = is_one_hot(values)
             text = "integers, or one-hot (..., C), for `class_weight` to tell its classes"
         else:
             kind = values.dtype.kind
@@ -76,6 +75,13 @@ class ClassWeights:
             return np.ones(labels.shape)
         place = np.searchsorted(self.classes, labels).clip(max=len(self.classes) - 1)
         return np.where(self.classes[place] == labels, self.weights[place], 1.0)
+
+
+def is_one_hot(values: np.ndarray) -> bool:
+    """Whether values (N, C) have a class, or the probabilities of classes, in each row."""
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        return False
+    return bool((values >= 0).all() and np.allclose(values.sum(axis=-1), 1, atol=1e-3))
 
 
 def read_class_weight(class_weight: Any, keys: tuple | None, labels: list[str]) -> tuple[ClassWeights | None, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_seqx import _checks
-from keras_seqx.data.class_weights import ClassWeights, read_class_weight
+from keras_seqx.data.class_weights import ClassWeights, is_one_hot, read_class_weight
 from keras_seqx.data.options import OWNER
 from keras_seqx.data.ragged import RaggedArray, check_padding, read
 from keras_seqx.data.tuples import is_packed, is_plain, is_values_and_lengths, rows_of_tuple
@@ -200,6 +200,16 @@ class Components:
             totals = [weight.sum() for weight in whole]
             weights = [weight / (total or 1) for weight, total in zip(weights, totals, strict=True)]
         return x, y, targets.pack([weight.astype(floatx, copy=False) for weight in weights])
+
+    def has_one_class_each(self) -> bool:
+        """Whether there is one target at most, of a class for each sequence: what Keras has class weights for."""
+        if "y" not in self.parts:
+            return True
+        part = self.parts["y"]
+        target = part.components[0]
+        if part.keys is not None or target.axis is not None:
+            return False
+        return target.data.ndim == 1 or target.data.shape[1:] == (1,) or is_one_hot(target.data)
 
     def check_classes(self) -> None:
         """Raises unless the targets whose classes have weights are classes."""

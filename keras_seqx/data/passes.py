@@ -62,9 +62,9 @@ class Passes(keras.utils.PyDataset):
         if class_weight is None:
             return
         source: Any = self._epochs if self._stream is None else self._stream
-        part = source.components.parts.get("y")
-        weighted = source.weighted or "sample_weight" in source.components.parts
-        if weighted or (part is not None and (part.keys is not None or part.components[0].axis is not None)):
+        components = source.components
+        weighted = source.weighted or components.weighted or "sample_weight" in components.parts
+        if weighted or not components.has_one_class_each():
             text = "given to the data set, not to `fit`, where targets have steps or several parts, or batches weights"
             fix = "Say `LengthBucketing(..., class_weight=...)`"
             raise ValueError(_checks.message(self, "class_weight", text, class_weight, fix))

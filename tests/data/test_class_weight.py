@@ -159,7 +159,9 @@ def test_fit_weighs_as_numpy_does():
     assert np.isfinite(model.fit(data, shuffle=False, verbose=0).history["loss"]).all()
 
 
-@pytest.mark.parametrize("case", ["steps", "one-hot steps", "weights", "fillers", "class weights", "targets", "stream"])
+@pytest.mark.parametrize(
+    "case", ["steps", "one-hot steps", "weights", "fillers", "class weights", "targets", "fixed", "stream"]
+)
 def test_the_argument_of_fit_is_refused_where_keras_would_weigh_wrongly(case):
     """With as many steps as rows, Keras on TensorFlow would go on with the wrong weights."""
     x = [np.ones((4, 2), "float32")] * 5
@@ -170,6 +172,7 @@ def test_the_argument_of_fit_is_refused_where_keras_would_weigh_wrongly(case):
         "weights": lambda: LengthBucketing(x, row, np.ones(5), batch_size=4),
         "fillers": lambda: LengthBucketing(x, row, batch_size=4, remainder="fill"),
         "class weights": lambda: LengthBucketing(x, row, batch_size=4, class_weight={0: 2.0}),
+        "fixed": lambda: LengthBucketing(x, np.ones((5, 5), "int32"), batch_size=4),
         "targets": lambda: LengthBucketing(x, {"a": row, "b": row}, batch_size=4),
         "stream": lambda: LengthBucketing(iter(zip(x, y, strict=True)), batch_size=4),
     }[case]()

@@ -166,7 +166,7 @@ def test_a_packed_sequence_in_its_own_order(is_sorted):
     rows = sorted(FRAMES, key=len, reverse=True) if is_sorted else FRAMES
     packed = torch.nn.utils.rnn.pack_sequence([torch.from_numpy(row) for row in rows], enforce_sorted=is_sorted)
     assert_frames(list(RaggedArray(packed)), rows)
-    ((frames, still),) = LengthBucketing((packed, np.arange(5.0)), batch_size=5, shuffle=False)[0]
+    ((frames, still),) = LengthBucketing((packed, np.arange(5.0)), batch_size=5, buckets=1, shuffle=False)[0]
     np.testing.assert_array_equal(frames[0, : len(rows[0])], rows[0])
     assert still.tolist() == list(range(5))
 
@@ -191,15 +191,17 @@ def test_samples_apart(case):
 
 def test_a_tuple_of_inputs_or_targets_stays_one():
     still = np.arange(10.0).reshape(5, 2)
-    (frames, rows), (steps, labels) = LengthBucketing((FRAMES, still), (FRAMES, LABELS), batch_size=5, shuffle=False)[0]
+    (frames, rows), (steps, labels) = LengthBucketing(
+        (FRAMES, still), (FRAMES, LABELS), batch_size=5, buckets=1, shuffle=False
+    )[0]
     assert frames.shape == steps.shape == (5, 5, 2)
     assert (rows.shape, labels.shape) == ((5, 2), (5,))
-    two = LengthBucketing(([[1, 2], [3]], [[4], [5, 6]]), batch_size=2, shuffle=False)[0][0]
+    two = LengthBucketing(([[1, 2], [3]], [[4], [5, 6]]), batch_size=2, buckets=1, shuffle=False)[0][0]
     assert [part.shape for part in two] == [(2, 2), (2, 2)]
     # As many targets as sequences, each of which has a row for each.
-    two = LengthBucketing(FRAMES[:2], ([0, 1], [2, 3]), batch_size=2, shuffle=False)[0][1]
+    two = LengthBucketing(FRAMES[:2], ([0, 1], [2, 3]), batch_size=2, buckets=1, shuffle=False)[0][1]
     assert [part.tolist() for part in two] == [[0, 1], [2, 3]]
-    ones = LengthBucketing(FRAMES, (still, np.ones(5, "int64")), batch_size=5)[0][1]
+    ones = LengthBucketing(FRAMES, (still, np.ones(5, "int64")), batch_size=5, buckets=1)[0][1]
     assert [part.shape for part in ones] == [(5, 2), (5,)]
 
 
