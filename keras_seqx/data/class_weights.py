@@ -111,10 +111,10 @@ def read_class_weight(class_weight: Any, keys: tuple | None, labels: list[str]) 
 
 
 def to_pairs(class_weight: Any) -> Any:
-    """Returns a dict as a list of pairs, which JSON keeps as it is: its keys are text alone."""
+    """Returns dicts as lists of pairs, of Python's numbers: in JSON the keys of a dict are text."""
     if not isinstance(class_weight, dict):
-        return class_weight
-    return [[key.item() if hasattr(key, "item") else key, to_pairs(value)] for key, value in class_weight.items()]
+        return class_weight.item() if isinstance(class_weight, np.generic) else class_weight
+    return [[to_pairs(key), to_pairs(value)] for key, value in class_weight.items()]
 
 
 def from_pairs(class_weight: Any) -> Any:
