@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from keras_seqx import _checks
+from keras_seqx.data.class_weights import ClassWeights, is_one_hot, read_class_weight
 from keras_seqx.data.options import OWNER
 from keras_seqx.data.ragged import RaggedArray, check_padding, read
+from keras_seqx.data.tuples import is_packed, is_plain, is_values_and_lengths, rows_of_tuple
 
 MISMATCH = "Check how the two were made"
 
@@ -28,16 +30,15 @@ class Component:
     axis: int | None
     padding: Any
 
-    def batch(self, rows: np.ndarray, real: int, padded: list[int], floatx: str) -> np.ndarray:
-        """Returns the rows, (B, T, ...) or (B, ...); of sequences behind the `real` rows one step stays."""
+    def batch(self, rows: np.ndarray, fillers: np.ndarray, padded: list[int], floatx: str) -> np.ndarray:
+        """Returns the rows, (B, T, ...) or (B, ...); of sequences that only fill the batch one step stays."""
         kind = self.data.dtype
         if kind.kind == "f":
             kind = floatx
         if self.axis is None:
             return self.data[rows].astype(kind, copy=False)
         array = self.data.gather(rows, padded[self.axis], self.padding, kind)
-        if real < len(rows):
-            array[real:, 1:] = self.padding
+        array[fillers, 1:] = self.padding
         return array
 
 
@@ -58,12 +59,26 @@ class Part:
     components: tuple[Any, ...]
 
     @classmethod
-    def of(cls, name: str, source: Any) -> "Part":
-        """Returns the argument, taken apart."""
+    def of(cls, name: str, source: Any, count: int | None = None, beside_rows: bool = False) -> "Part":
+        """Returns the argument, taken apart.
+
+        Args:
+            name: the argument's name.
+            source: what it was given.
+            count: R, the number of sequences, where `x` tells it.
+            beside_rows: whether `x` is a tuple of R sequences.
+
+        Returns:
+            Its part.
+        """
         if isinstance(source, dict):
             return cls(name, tuple(source), True, tuple(source.values()))
-        if isinstance(source, tuple) and not _is_values_and_lengths(source):
-            return cls(name, tuple(range(len(source))), False, source)
+        if isinstance(source, tuple) and not is_packed(source):
+            rows = rows_of_tuple(source, count, beside_rows)
+            if rows is not None:
+                return cls(name, None, False, (rows,))
+            if not is_values_and_lengths(source, count):
+                return cls(name, tuple(range(len(source))), False, source)
         return cls(name, None, False, (source,))
 
     def labels(self) -> list[str]:
@@ -78,6 +93,26 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a batch.
+
+    Attributes:
+        rows: (B,) sequences, of dtype intp.
+        fillers: (B,) whether each only fills the batch: it keeps one step, and has weight 0.
+        together: (B',) the sequences that all shards of the batch hold.
+    """
+
+    rows: np.ndarray
+    fillers: np.ndarray
+    together: np.ndarray
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are no other shards."""
+        return len(self.rows) - self.fillers.sum() == len(self.together)
+
+
+@dataclasses.dataclass(frozen=True)
 class Components:
     """All parts of the data, and the C lengths of each sequence.
 
@@ -85,11 +120,20 @@ class Components:
         parts: `x`, and of `y` and `sample_weight` what was given, by name.
         lengths: (R, C) integers.
         inputs: names of the inputs that bring lengths to the model, and the axis of each.
+        classes: the weights of the classes of each target, None for a target without.
+        normalized: whether the weights of a batch, all its shards together, add up to 1.
     """
 
     parts: dict[str, Part]
     lengths: np.ndarray
     inputs: dict[str, int]
+    classes: tuple[ClassWeights | None, ...] = ()
+    normalized: bool = False
+
+    @property
+    def weighted(self) -> bool:
+        """Whether batches have weights that `sample_weight` does not give."""
+        return self.normalized or any(classes is not None for classes in self.classes)
 
     def change(self, function: Callable[[Any, int | None], Any], lengths: np.ndarray) -> "Components":
         """Returns components with other lengths, whose data are `function(data, axis)`."""
@@ -97,7 +141,7 @@ class Components:
         for name, part in self.parts.items():
             changed = tuple(dataclasses.replace(c, data=function(c.data, c.axis)) for c in part.components)
             parts[name] = dataclasses.replace(part, components=changed)
-        return Components(parts, lengths, self.inputs)
+        return dataclasses.replace(self, parts=parts, lengths=lengths)
 
     def take(self, rows: np.ndarray) -> "Components":
         """Returns the components of some rows, which share the values."""
@@ -117,12 +161,11 @@ class Components:
 
         return self.change(shorten, lengths)
 
-    def batch(self, rows: np.ndarray, fillers: int, padded: list[int], floatx: str, weighted: bool) -> tuple:
+    def batch(self, batch: Rows, padded: list[int], floatx: str, weighted: bool) -> tuple:
         """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)` of some rows.
 
         Args:
-            rows: (B,) sequences, of dtype intp.
-            fillers: how many of them, the last ones, only fill the batch: they keep one step, and have weight 0.
+            batch: the rows.
             padded: the C lengths to pad to.
             floatx: the dtype that floating arrays leave with.
             weighted: whether there are weights though none were given.
@@ -130,15 +173,17 @@ class Components:
         Returns:
             The batch.
         """
-        real = len(rows) - fillers
+        fillers = batch.fillers
         arrays = {
-            name: [c.batch(rows, real, padded, floatx) for c in part.components] for name, part in self.parts.items()
+            name: [c.batch(batch.rows, fillers, padded, floatx) for c in self.parts[name].components]
+            for name in ("x", "y")
+            if name in self.parts
         }
         x = self.parts["x"].pack(arrays["x"])
         if self.inputs:
             x = dict(x) if self.parts["x"].is_dict else {"inputs": x}
-            lengths = self.lengths[rows].astype("int32")
-            lengths[real:] = 1
+            lengths = self.lengths[batch.rows].astype("int32")
+            lengths[fillers] = 1
             x.update({name: lengths[:, axis] for name, axis in self.inputs.items()})
         if "y" not in self.parts:
             return (x,)
@@ -146,42 +191,90 @@ class Components:
         y = targets.pack(arrays["y"])
         if not weighted and "sample_weight" not in self.parts:
             return x, y
-        given = arrays.get("sample_weight", [np.ones(len(rows), floatx)])
+        weights = self._weights(batch.rows, padded, arrays["y"])
+        for weight in weights:
+            weight[fillers] = 0
+        if self.normalized:
+            # Of all shards together, each of which holds some of the rows.
+            whole = weights if batch.is_whole else self._weights(batch.together, padded)
+            totals = [weight.sum() for weight in whole]
+            weights = [weight / (total or 1) for weight, total in zip(weights, totals, strict=True)]
+        return x, y, targets.pack([weight.astype(floatx, copy=False) for weight in weights])
+
+    def has_one_class_each(self) -> bool:
+        """Whether there is one target at most, of a class for each sequence: what Keras has class weights for."""
+        if "y" not in self.parts:
+            return True
+        part = self.parts["y"]
+        target = part.components[0]
+        if part.keys is not None or target.axis is not None:
+            return False
+        return target.data.ndim == 1 or target.data.shape[1:] == (1,) or is_one_hot(target.data)
+
+    def check_classes(self) -> None:
+        """Raises unless the targets whose classes have weights are classes."""
+        for number, classes in enumerate(self.classes):
+            if classes is not None:
+                part = self.parts["y"]
+                data = part.components[number].data
+                classes.check(getattr(data, "values", data), part.labels()[number])
+
+    def _weights(self, rows: np.ndarray, padded: list[int], y: list | None = None) -> list[np.ndarray]:
+        """Returns the weights of some rows for each target, float64 (B,) or (B, T); `y` are their targets, if made."""
+        none = np.zeros(len(rows), bool)
+        targets = self.parts["y"].components
+        if "sample_weight" in self.parts:
+            given = [c.batch(rows, none, padded, "float64") for c in self.parts["sample_weight"].components]
+        else:
+            given = [np.ones(len(rows))]
         weights = []
-        for component, weight in zip(targets.components, given * (len(arrays["y"]) // len(given)), strict=True):
-            if component.axis is not None and weight.ndim == 1:
+        for number, (component, classes) in enumerate(zip(targets, self.classes, strict=True)):
+            weight = given[number % len(given)]
+            axes = 1 if component.axis is None else 2
+            if classes is not None:
+                labels = component.batch(rows, none, padded, "float64") if y is None else y[number]
+                of_class = classes.look_up(labels, axes)
+                rank = max(weight.ndim, of_class.ndim)
+                weight, of_class = (w[:, None] if w.ndim < rank else w for w in (weight, of_class))
+                weight = weight * of_class
+            if component.axis is not None and (weight.ndim == 1 or classes is not None):
                 # Keras takes (B,) for (T,) where the loss has steps and a mask, so every step gets its own weight.
                 valid = np.arange(padded[component.axis]) < self.lengths[rows, component.axis][:, None]
-                weight = weight[:, None] * valid
-            weight = weight.astype(floatx)
-            weight[real:] = 0
-            weights.append(weight)
-        return x, y, targets.pack(weights)
+                weight = (weight[:, None] if weight.ndim == 1 else weight) * valid
+            weights.append(np.array(weight, "float64"))
+        return weights
 
 
-def read_components(x: Any, y: Any, sample_weight: Any, padding: Any, lengths_as_input: Any) -> Components:
+def read_components(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    padding: Any = 0,
+    lengths_as_input: Any = None,
+    class_weight: Any = None,
+    normalized: bool = False,
+) -> Components:
     """Reads what `LengthBucketing` is given.
 
     Sequences of the same lengths share an axis of lengths; the first sequences of `x` have the first.
     """
-    if y is None and sample_weight is not None:
-        fix = "Give `y` too, or leave the weights out"
-        raise ValueError(_checks.message(OWNER, "sample_weight", "None where `y` is", "sample weights", fix))
-    given = {"x": x, "y": y, "sample_weight": sample_weight}
-    parts = {name: Part.of(name, source) for name, source in given.items() if source is not None or name == "x"}
-    if "sample_weight" in parts and parts["sample_weight"].keys not in (None, parts["y"].keys):
-        keys = parts["sample_weight"].keys
-        raise ValueError(_checks.message(OWNER, "sample_weight", "of the structure of `y`", keys, MISMATCH, "its keys"))
-    for name, part in parts.items():
-        if not part.components:
-            raise ValueError(_checks.message(OWNER, name, "a structure with something in it", given[name], "Fill it"))
-        single = part.keys is None and name == "x"
-        data = tuple(_read(c, label, single) for c, label in zip(part.components, part.labels(), strict=True))
-        parts[name] = dataclasses.replace(part, components=data)
+    for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
+        if y is None and value is not None:
+            fix = "Give `y` too, or leave the weights out"
+            raise ValueError(_checks.message(OWNER, name, "None where `y` is", "weights", fix))
+    parts = {"x": _read_part(Part.of("x", x), x)}
     first = next((data for data in parts["x"].components if isinstance(data, RaggedArray)), None)
     if first is None:
         fix = "Wrap the array of sequences in a `RaggedArray`"
         raise ValueError(_checks.message(OWNER, "x", "sequences, in one of its parts at least", "arrays alone", fix))
+    beside_rows = isinstance(x, tuple) and rows_of_tuple(x) is not None
+    for name, source in (("y", y), ("sample_weight", sample_weight)):
+        if source is not None:
+            part = Part.of(name, source, len(first), beside_rows)
+            if name == "sample_weight" and part.keys not in (None, parts["y"].keys):
+                text = "of the structure of `y`"
+                raise ValueError(_checks.message(OWNER, name, text, part.keys, MISMATCH, "its keys"))
+            parts[name] = _read_part(part, source)
     axes = [first.lengths]
     for name, part in parts.items():
         placed = []
@@ -192,12 +285,29 @@ def read_components(x: Any, y: Any, sample_weight: Any, padding: Any, lengths_as
             placed.append(_place(data, label, name, axes, 0 if name == "sample_weight" else padding))
         parts[name] = dataclasses.replace(part, components=tuple(placed))
     lengths = axes[0][:, None] if len(axes) == 1 else np.stack(axes, axis=1)
-    return Components(parts, lengths, _read_inputs(lengths_as_input, parts["x"]))
+    classes: tuple = ()
+    if "y" in parts:
+        classes = read_class_weight(class_weight, parts["y"].keys, parts["y"].labels())
+    components = Components(parts, lengths, _read_inputs(lengths_as_input, parts["x"]), classes, normalized)
+    components.check_classes()
+    return components
+
+
+def _read_part(part: Part, given: Any) -> Part:
+    """Returns a part whose components are sequences or arrays."""
+    if not part.components:
+        text = "a structure with something in it"
+        raise ValueError(_checks.message(OWNER, part.name, text, given, "Fill it"))
+    single = part.keys is None and part.name == "x"
+    data = tuple(_read(c, label, single) for c, label in zip(part.components, part.labels(), strict=True))
+    return dataclasses.replace(part, components=data)
 
 
 def _read(source: Any, label: str, always_sequences: bool) -> RaggedArray | np.ndarray:
     """Returns sequences, or an array where the rows are numbers or lie in an array already."""
-    if always_sequences or not _is_rows(source):
+    if isinstance(source, tuple) and not (is_packed(source) or is_values_and_lengths(source)):
+        source = list(source)
+    if always_sequences or not is_plain(source):
         return read(source, OWNER, label)
     array = np.asarray(source)
     if array.dtype.kind not in "biufc" or not array.ndim:
@@ -205,34 +315,6 @@ def _read(source: Any, label: str, always_sequences: bool) -> RaggedArray | np.n
     if label.startswith("sample_weight") and not np.isfinite(array).all():
         raise ValueError(_checks.message(OWNER, label, "finite", array[~np.isfinite(array)][0], "Mend the weights"))
     return array
-
-
-def _is_rows(source: Any) -> bool:
-    """Whether each row is a number, or all of them lie in one array already."""
-    if isinstance(source, RaggedArray) or hasattr(source, "row_splits"):
-        return False
-    if isinstance(source, tuple) and _is_values_and_lengths(source):
-        return False
-    if getattr(getattr(source, "dtype", None), "kind", "O") in "biufc":
-        return True
-    if type(source).__module__.split(".")[0] in ("tensorflow", "torch", "jax", "jaxlib"):
-        return True
-    try:
-        first = next(iter(source))
-    except (TypeError, StopIteration):
-        return False
-    return np.ndim(first.as_py() if hasattr(first, "as_py") else first) == 0
-
-
-def _is_values_and_lengths(source: tuple) -> bool:
-    """Whether a tuple is flat values and lengths that add up to them, rather than two components."""
-    if len(source) != 2 or not all(isinstance(part, np.ndarray) for part in source):
-        return False
-    values, lengths = source
-    if lengths.ndim != 1 or not values.ndim:
-        return False
-    # Two components have as many rows as each other.
-    return len(lengths) != len(values) or lengths.sum() == len(values)
 
 
 def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: Any) -> Component:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_seqx import _checks
-from keras_seqx.data.components import Components
+from keras_seqx.data.components import Components, Rows
 from keras_seqx.data.options import OWNER, Options
 from keras_seqx.data.plan import Plan, plan_epoch, sort_into_buckets
 
@@ -20,11 +20,14 @@ SAMPLED = 256
 
 def assemble(components: Components, plan: Plan, index: int, shard: int, weighted: bool) -> tuple:
     """Returns a shard's batch of a plan, filled to its shape; `weighted` says whether to make up weights."""
-    rows = plan.sequences(index, shard).astype(np.intp)  # which NumPy indexes with several times as fast
-    fillers = plan.rows.item(index) - len(rows)
-    if fillers:
-        rows = np.append(rows, np.full(fillers, plan.order[plan.start[index]], np.intp))
-    return components.batch(rows, fillers, plan.padded[index].tolist(), keras.config.floatx(), weighted)
+    sequences = plan.sequences(index, shard)
+    run = plan.order[plan.start.item(index) : plan.stop.item(index)]
+    rows = np.full(plan.rows.item(index), run[0], np.intp)  # which NumPy indexes with several times as fast
+    fillers = np.ones(len(rows), bool)
+    places = plan.places(index, shard)
+    rows[places], fillers[places] = sequences, False
+    batch = Rows(rows, fillers, run)
+    return components.batch(batch, plan.padded[index].tolist(), keras.config.floatx(), weighted)
 
 
 class Epochs:
@@ -54,7 +57,7 @@ class Epochs:
             fix = "Lower `batch_size` or `max_tokens`, or say `remainder='keep'`"
             raise ValueError(_checks.message(OWNER, "remainder", "such that a batch is left", "drop", fix))
         self.batches = len(first)
-        self.weighted = first.filler_rows > 0
+        self.weighted = components.weighted or first.filler_rows > 0
 
     @property
     def curriculum(self) -> Callable[[int], float] | None:

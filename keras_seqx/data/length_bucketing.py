@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import random
 from typing import Any
 
@@ -9,6 +10,8 @@ import keras
 import numpy as np
 
 from keras_seqx import _checks
+from keras_seqx._core.arguments import refuse_unknown
+from keras_seqx.data.class_weights import from_pairs, to_pairs
 from keras_seqx.data.components import read_components
 from keras_seqx.data.epochs import Epochs
 from keras_seqx.data.options import Options, check_options, check_seed
@@ -16,6 +19,9 @@ from keras_seqx.data.passes import Passes
 from keras_seqx.data.prediction import predict
 from keras_seqx.data.report import BucketingReport
 from keras_seqx.data.stream import Stream
+
+# The arguments of `keras.utils.PyDataset`.
+PYDATASET = ("workers", "use_multiprocessing", "max_queue_size")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
@@ -31,12 +37,16 @@ class LengthBucketing(Passes):
 
     Args:
         x: the sequences: a list of arrays (T, ...) or of lists of numbers, a pair `(values, lengths)` of arrays, a
-            `RaggedArray`, an array (R, T, ...), a `tf.RaggedTensor`, a pyarrow list array or a Hugging Face or pandas
-            column of lists. A tuple or dict of these makes a model's several inputs; arrays (R, ...) in it are
-            inputs without time. An iterator of samples, `x`, `(x, y)` or `(x, y, sample_weight)`, is a stream: give
-            `steps_per_epoch` to `fit`. What Keras asked for and did not train on is not seen again.
+            `RaggedArray`, an array (R, T, ...), a `tf.RaggedTensor`, a torch `PackedSequence`, a pyarrow list array or
+            a Hugging Face or pandas column of lists. A tuple or dict of these makes a model's several inputs; arrays
+            (R, ...) in it are inputs without time. A tuple of arrays or lists of numbers alone, which cannot be that,
+            holds the sequences, as `x, y = zip(*samples)` makes it; so does one of nested lists of different lengths.
+            An iterator of samples, `x`, `(x, y)` or `(x, y, sample_weight)`, is a stream: give `steps_per_epoch` to
+            `fit`. What Keras asked for and did not train on is not seen again.
         y: targets, in the same forms: sequences as long as those of `x`, sequences of their own length, which are
-            bucketed jointly, or an array (R, ...) or list of numbers, one for each sequence. Optional.
+            bucketed jointly, or an array (R, ...) or list of numbers, one for each sequence. A tuple of R items is one
+            target where `x` is a tuple of R sequences, or where the items do not have R rows each; any other tuple
+            makes several targets. Optional.
         sample_weight: weights, one for each sequence or for each step of it. Padded steps have weight 0; beside targets
             with steps, all weights leave as (B, T), as Keras needs them. Optional.
         batch_size: rows of a batch, for each shard. Default 32.
@@ -57,11 +67,19 @@ class LengthBucketing(Passes):
         lengths_as_input: the name of an input that gets the lengths, (B,) int32, for `SequenceMask`; `x` then becomes
             `{"inputs": x, name: lengths}`, and a dict `x` gets an entry more. A dict `{component: name}` where the
             components of `x` differ in length. Default None.
-        num_shards: the number of processes that train together. Each sees its share of every batch, of the same
-            shape at the same step; rows of weight 0 fill the shares up. Several devices of one process need
-            `remainder="fill"` and a `batch_size` that they divide. Default 1.
+        num_shards: the number of processes that train together, with `jax.distributed` or torch. Each sees its share
+            of every batch, of the same shape at the same step; rows of weight 0 fill the shares up. A Keras
+            distribution needs `auto_shard_dataset=False` then. Several devices of one process, and
+            `tf.distribute`, which splits the batches of every process itself, need 1, `remainder="fill"` and a
+            `batch_size` that they divide. Default 1.
         shard_index: which of them this is. Default 0.
         window: how many samples of a stream are held, and shuffled. Default 4096.
+        class_weight: weights of classes, a dict `{class: weight}`, for several targets `{target: {class: weight}}`.
+            Each sequence, or each step where targets have steps, gets the weight of its class, times its
+            `sample_weight`. Classes are integers, or positions in one-hot targets; others have weight 1. The same
+            argument of `fit` is for one target for each sequence, without other weights. Default None.
+        normalize_weights: whether to divide the weights of each batch, all shards together, by their sum. A loss with
+            `reduction="sum"` is then their weighted mean, on any number of replicas (see Replicas). Default False.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`. More than one worker
             makes batches ahead; they are always threads, and the batches the same.
 
@@ -73,14 +91,29 @@ class LengthBucketing(Passes):
     Raises:
         ValueError: no or empty sequences, parts that disagree, boundaries that are unsorted or too short, a budget that
             holds no row, shards out of range.
-        TypeError: what holds no numbers, or mixes them.
+        TypeError: what holds no numbers, or mixes integers with floats; an unknown argument.
 
     Masking:
         Padding is on the right, and no row is empty or fully masked. Let the model mask it, by `SequenceMask` and
-        `lengths_as_input`, by `Masking` or an `Embedding(mask_zero=True)`. Rows that fill batches have weight 0: use
-        `weighted_metrics`, and a loss with `reduction="mean_with_sample_weight"`; Keras takes no `class_weight` beside
-        weights. The loss that Keras reports for an epoch weighs each batch by its rows, those that fill it included;
-        its metrics over steps weigh a batch by its valid steps / T.
+        `lengths_as_input`, by `Masking` or an `Embedding(mask_zero=True)`. Rows that fill batches have weight 0, and
+        lie spread over the batch: use `weighted_metrics`, and a loss with `reduction="mean_with_sample_weight"` or,
+        with `normalize_weights=True`, "sum". The loss that Keras reports for an epoch weighs each batch by its rows,
+        those that fill it included; its metrics over steps weigh a batch by its valid steps / T. With
+        `normalize_weights=True`, metrics weigh all batches alike.
+
+    Replicas:
+        Several replicas train to the weights of one where the loss does not depend on how they share the rows. Keras
+        divides by what each replica holds, so that the reductions differ:
+
+        - "sum" agrees always: with masks, weights, and shares of different sizes. With `normalize_weights=True` it is
+          what "mean_with_sample_weight" is on one replica. torch's `DistributedDataParallel` averages the gradients of
+          the replicas; multiply its losses by their number.
+        - "sum_over_batch_size" agrees where the output has no mask and the replicas have rows in equal number.
+        - "mean_with_sample_weight", and "sum_over_batch_size" with a mask, agree on the devices of a JAX distribution
+          alone, which compute one batch together. With `tf.distribute` and torch they do where the weights, or valid
+          steps, of all replicas have the same sum.
+
+        Statistics of batches, such as those of `BatchNormalization`, are Keras' matter: each replica may have its own.
 
     Randomness:
         The order of an epoch is a function of the data, the options, the seed and the epoch alone.
@@ -127,8 +160,12 @@ class LengthBucketing(Passes):
         num_shards: int = 1,
         shard_index: int = 0,
         window: int = 4096,
+        class_weight: Any = None,
+        normalize_weights: bool = False,
         **kwargs: Any,
     ):
+        known = {*inspect.signature(LengthBucketing).parameters, *PYDATASET} - {"kwargs"}
+        refuse_unknown(self, kwargs, known)
         super().__init__(**kwargs)
         if isinstance(buckets, (list, tuple, np.ndarray)):
             buckets = tuple(np.asarray(bucket).tolist() for bucket in buckets)
@@ -137,18 +174,24 @@ class LengthBucketing(Passes):
         )
         self.padding_value, self.lengths_as_input, self.window = padding_value, lengths_as_input, window
         check_options(self.options)
+        if not isinstance(normalize_weights, bool):
+            fix = "Say True for a loss whose reduction is 'sum'"
+            raise TypeError(_checks.message(self, "normalize_weights", "True or False", normalize_weights, fix))
         _checks.positive_integer(self, "window", window, "It is the number of samples held")
         self.shard_index, self.seed = shard_index, check_seed(self.options, seed, shard_index)
         # Drawn as Keras draws its seeds, so that `keras.utils.set_random_seed` makes a run repeat.
         self._key = random.randint(1, 10**9) if self.seed is None else self.seed
+        self.class_weight, self.normalize_weights = from_pairs(class_weight), normalize_weights
+        reading: dict[str, Any] = {"padding": padding_value, "lengths_as_input": lengths_as_input}
+        reading |= {"class_weight": self.class_weight, "normalized": normalize_weights}
         if not hasattr(x, "__next__"):
-            components = read_components(x, y, sample_weight, padding_value, lengths_as_input)
+            components = read_components(x, y, sample_weight, **reading)
             self._open(Epochs(components, self.options, self._key, shard_index))
             return
         if y is not None or sample_weight is not None:
             fix = "Let the iterator yield `(x, y)` or `(x, y, sample_weight)`"
             raise ValueError(_checks.message(self, "x", "no iterator where `y` is given apart", x, fix))
-        self._open(Stream(x, self.options, self._key, shard_index, window, padding_value, lengths_as_input))
+        self._open(Stream(x, self.options, self._key, shard_index, window, **reading))
 
     @property
     def boundaries(self) -> tuple | None:
@@ -175,6 +218,7 @@ class LengthBucketing(Passes):
             alignments (B, T, S) too. Shards do not matter here: it is always all sequences.
 
         Raises:
+            TypeError: `model` is no Keras model.
             ValueError: sequences were dropped for their length, or the output has other numbers of steps.
         """
         return predict(self._finite("predict"), model, verbose)
@@ -254,7 +298,8 @@ class LengthBucketing(Passes):
         options = dataclasses.asdict(self.options)
         if isinstance(options["buckets"], tuple):
             options["buckets"] = [list(b) if isinstance(b, (tuple, list)) else b for b in options["buckets"]]
-        names = ("padding_value", "seed", "lengths_as_input", "shard_index", "window")
+        names = ("padding_value", "seed", "lengths_as_input", "shard_index", "window", "normalize_weights")
+        options["class_weight"] = to_pairs(self.class_weight)
         kept = {"workers": self._workers, "use_multiprocessing": self._use_multiprocessing}
         return options | {name: getattr(self, name) for name in names} | kept | {"max_queue_size": self._max_queue_size}
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_seqx import _checks
+from keras_seqx._core.keras_internals import class_weight_of_fit
 from keras_seqx.data.ahead import Ahead
 from keras_seqx.data.epochs import Epochs
 from keras_seqx.data.progress import Progress
@@ -41,9 +42,32 @@ class Passes(keras.utils.PyDataset):
         self._lock = threading.Lock()
         self._ahead = Ahead(self._epochs.batch, self._workers, self._max_queue_size) if self._workers > 1 else None
 
-    # What Keras is to see: it asks in order, in one thread, and `Ahead` does the rest.
-    workers = property(lambda self: 1)
+    @property
+    def workers(self) -> int:
+        """One: Keras asks in order, in one thread, and `Ahead` does the rest."""
+        self._check_call()  # Keras reads this first
+        return 1
+
     use_multiprocessing = property(lambda self: False)
+
+    def _check_call(self) -> None:
+        """Raises if `fit` or `evaluate` would weigh or share out the batches wrongly."""
+        distribution = keras.distribution.distribution()
+        shards = getattr(distribution, "num_data_shards", 1)  # from Keras 3.16 on; before, Keras itself refuses
+        if shards > 1 and getattr(distribution, "auto_shard_dataset", False):
+            text = "False, as the data set shares out each batch itself, in equal shapes for all processes"
+            fix = f"Say `auto_shard_dataset=False` for the distribution, and `num_shards={shards}` for the data set"
+            raise ValueError(_checks.message(self, "auto_shard_dataset", text, True, fix))
+        class_weight = class_weight_of_fit()
+        if class_weight is None:
+            return
+        source: Any = self._epochs if self._stream is None else self._stream
+        components = source.components
+        weighted = source.weighted or components.weighted or "sample_weight" in components.parts
+        if weighted or not components.has_one_class_each():
+            text = "given to the data set, not to `fit`, where targets have steps or several parts, or batches weights"
+            fix = "Say `LengthBucketing(..., class_weight=...)`"
+            raise ValueError(_checks.message(self, "class_weight", text, class_weight, fix))
 
     def __len__(self) -> int:
         return self._finite("len").batches

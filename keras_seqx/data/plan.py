@@ -161,6 +161,11 @@ class Plan:
         """Returns the sequences of one shard's batch; it may have more rows than these, filled then."""
         return self.order[self.start.item(index) + shard : self.stop.item(index) : self.num_shards]
 
+    def places(self, index: int, shard: int) -> np.ndarray:
+        """Returns where in the shard's batch these sequences are: spread over its rows, so that devices share them."""
+        count, rows = len(self.sequences(index, shard)), self.rows.item(index)
+        return np.arange(count) * rows // max(count, 1)
+
     @functools.cached_property
     def valid_steps(self) -> np.ndarray:
         """Steps of sequences in each batch, all shards together, (M,)."""

@@ -14,6 +14,8 @@ from keras_seqx.data.plan import plan_epoch
 
 def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
     """Returns a model's outputs for all sequences; see `LengthBucketing.predict`."""
+    if isinstance(model, type) or not hasattr(model, "predict_on_batch"):
+        raise TypeError(_checks.message(OWNER, "model", "a Keras model", model, "Hand it the model that predicts"))
     if epochs.buckets.dropped:
         fix = "Say `overlong='truncate'`, or leave these sequences out"
         text = f"one that keeps all sequences, {epochs.buckets.dropped} have no predictions otherwise"
@@ -28,7 +30,7 @@ def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
         made = model.predict_on_batch(x)
         rows.append(plan.sequences(index, 0))
         padded.append(plan.padded[index])
-        outputs.append(keras.tree.flatten(made))
+        outputs.append([output[plan.places(index, 0)] for output in keras.tree.flatten(made)])
         if verbose:
             bar.update(index + 1)
     shapes = _output_shapes(model)
@@ -43,7 +45,7 @@ def _in_order(batches: list, rows: list, padded: np.ndarray, epochs: Epochs, sha
     """Returns one output of all sequences, in their order.
 
     Args:
-        batches: the output of each batch, (B, ...).
+        batches: the output of each batch, (B, ...), without the rows that fill it.
         rows: the sequences of each batch.
         padded: (M, C) the lengths that each batch was padded to.
         epochs: the data.
@@ -57,7 +59,7 @@ def _in_order(batches: list, rows: list, padded: np.ndarray, epochs: Epochs, sha
     if not any(axis is not None for axis in follows.values()):
         stacked = np.empty((len(epochs.components.lengths), *sizes[0]), batches[0].dtype)
         for batch, sequences in zip(batches, rows, strict=True):
-            stacked[sequences] = batch[: len(sequences)]
+            stacked[sequences] = batch
         return stacked
     lengths = epochs.components.lengths
     unpadded: list = [None] * len(lengths)

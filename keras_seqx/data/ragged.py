@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_seqx import _checks
 from keras_seqx.data.sources import Where, differs, translate
+from keras_seqx.data.tuples import is_array, is_values_and_lengths
 
 SEQUENCES = "sequences: a list of arrays or lists, a pair `(values, lengths)`, an array (R, T, ...), a column of lists"
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -24,8 +25,10 @@ class RaggedArray:
     Args:
         source: the values of all sequences, (N, ...), one sequence behind the other, where `lengths` are given. Else
             anything that can be read as sequences: a pair `(values, lengths)`, a list of arrays (T, ...) or of lists
-            of numbers, an array (R, T, ...), a `tf.RaggedTensor`, a pyarrow list array, a Hugging Face or pandas
-            column of lists, or a `RaggedArray`. A tuple of two that begins with an array is such a pair.
+            of numbers, an array (R, T, ...), a `tf.RaggedTensor` whose further axes have one size each, a torch
+            `PackedSequence`, a pyarrow list array, a Hugging Face or pandas column of lists, or a `RaggedArray`. The
+            arrays may be of NumPy, h5py, which is read into memory, or a backend. A tuple of two that begins with a
+            NumPy array is such a pair. Floats of several sizes become the largest, and so do integers.
         lengths: (R,) integers of at least 1 that sum to N. Default None: `source` knows its lengths.
 
     Attributes:
@@ -200,11 +203,15 @@ def _read(source: Any, where: Where) -> Parts:
 
 
 def _is_pair(source: Any) -> bool:
-    return isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], np.ndarray)
+    if not isinstance(source, tuple) or len(source) != 2:
+        return False
+    return isinstance(source[0], np.ndarray) or is_values_and_lengths(source)
 
 
 def _join(values: Any, lengths: Any, where: Where, lengths_where: Where) -> Parts:
     """Returns flat values, the starts and the lengths, having checked them all."""
+    if is_array(values):
+        values = np.asarray(values)  # of another package
     if not isinstance(values, np.ndarray) or not values.ndim:
         fix = "Give the values of all sequences in one array, or leave out the lengths"
         raise TypeError(_checks.message(*where, "an array (N, ...) beside its lengths", type(values), fix, "its type"))
@@ -267,14 +274,15 @@ def _row(row: Any, where: Where, i: int) -> np.ndarray:
 
 
 def _concatenate(arrays: list[np.ndarray], where: Where) -> tuple[np.ndarray, np.ndarray]:
-    """Returns arrays (T, ...) of one dtype and one shape of steps behind each other, and their lengths."""
+    """Returns arrays (T, ...) of one kind of numbers and one shape of steps after each other, and their lengths."""
     lengths = np.array(list(map(len, arrays)))
     _check_lengths(lengths, where)
     dtype, shape = arrays[0].dtype, arrays[0].shape[1:]
     for i, array in enumerate(arrays):
         if array.shape[1:] != shape:
             raise differs(i, array.shape[1:], shape, where)
-        if array.dtype != dtype:
+        # NumPy turns floats of several sizes into the largest, and integers as well.
+        if array.dtype != dtype and not (array.dtype.kind == dtype.kind and dtype.kind in "iuf"):
             _check_numbers(array.dtype, where)
             text = f"arrays of one dtype, {dtype} as in row 0"
             raise TypeError(_checks.message(*where, text, array.dtype, "Convert them to one", f"dtype of row {i}"))

@@ -30,15 +30,41 @@ def differs(row: Any, received: Any, expected: Any, where: Where) -> ValueError:
 def _from_tensorflow(source: Any, where: Where) -> Any:
     if not hasattr(source, "row_splits"):
         return np.asarray(source)
-    if source.ragged_rank != 1:
-        fix = "Let only the number of steps vary"
-        raise ValueError(_checks.message(*where, "ragged in one axis", source.ragged_rank, fix, "its ragged rank"))
     splits = source.row_splits.numpy()
-    try:
-        values = np.asarray(memoryview(source.flat_values))  # `numpy()` would copy
-    except (BufferError, TypeError, ValueError):  # bfloat16 has no buffer format
-        values = source.flat_values.numpy()
-    return values[splits[0] : splits[-1]], np.diff(splits)
+    return _dense(source.values, source.ragged_rank, where)[splits[0] : splits[-1]], np.diff(splits)
+
+
+def _dense(values: Any, rank: int, where: Where) -> np.ndarray:
+    """Returns the values of a ragged tensor, whose further axes may be ragged by type, but not in size."""
+    if not hasattr(values, "row_splits"):
+        try:
+            return np.asarray(memoryview(values))  # `numpy()` would copy
+        except (BufferError, TypeError, ValueError):  # bfloat16 has no buffer format
+            return values.numpy()
+    splits = values.row_splits.numpy()
+    widths = np.diff(splits)
+    if (widths != widths[:1]).any():
+        fix = "Let only the number of steps vary"
+        raise ValueError(_checks.message(*where, "ragged in one axis", rank, fix, "its ragged rank"))
+    held = _dense(values.values, rank, where)[splits[0] : splits[-1]]
+    width = int(widths[0]) if len(widths) else 0
+    return held.reshape(len(widths), width, *held.shape[1:])
+
+
+def _from_torch(source: Any, where: Where) -> Any:
+    if not hasattr(source, "batch_sizes"):
+        return source
+    sizes = source.batch_sizes.numpy()
+    # Step t of all sequences, the longest first, lies before step t + 1 of all.
+    lengths = (sizes[:, None] > np.arange(sizes[0])).sum(axis=0)
+    unsorted = source.unsorted_indices
+    order = np.arange(sizes[0]) if unsorted is None else unsorted.cpu().numpy()
+    lengths = lengths[order]
+    starts = np.cumsum(lengths) - lengths
+    step = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    place = (np.cumsum(sizes) - sizes)[step] + np.repeat(order, lengths)
+    data = source.data.detach().cpu()
+    return (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()[place], lengths
 
 
 def _from_pandas(source: Any, where: Where) -> Any:
@@ -121,6 +147,7 @@ def _nulls(chunk: Any, where: Where) -> ValueError:
 # By the package that the class of the source belongs to.
 READERS: dict[str, Callable[[Any, Where], Any]] = {
     "tensorflow": _from_tensorflow,
+    "torch": _from_torch,
     "pandas": _from_pandas,
     "datasets": _from_datasets,
     "pyarrow": _from_arrow,

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -31,8 +31,7 @@ class Stream:
         key: the seed.
         shard: which of the shards' batches these are; all shards read the same samples.
         window: how many samples to hold.
-        padding: the value of padded steps.
-        lengths_as_input: as in `LengthBucketing`.
+        **read_arguments: of `read_components`.
     """
 
     def __init__(
@@ -42,12 +41,12 @@ class Stream:
         key: int,
         shard: int,
         window: int,
-        padding: Any,
-        lengths_as_input: Any,
+        **read_arguments: Any,
     ):
         self.options, self.shard = options, shard
+        self.weighted = options.remainder == "fill" or options.num_shards > 1
         self._samples, self._key, self._window = samples, key, window
-        self._read_arguments = padding, lengths_as_input
+        self._read_arguments = read_arguments
         self._lock = threading.Lock()
         self._template: Components | None = None
         self._waiting: list = []
@@ -81,11 +80,21 @@ class Stream:
 
     def boundaries(self) -> tuple | None:
         """Returns the padded lengths, which the first window decides."""
+        self._read_first()
+        return self.options.buckets
+
+    @property
+    def components(self) -> Components:
+        """What the samples consist of, which the first window decides."""
+        return self._read_first()
+
+    def _read_first(self) -> Components:
+        """Returns the components of the first samples, which it reads if nothing was read yet."""
         with self._lock:
             if self._template is None:
                 self._waiting = list(itertools.islice(self._samples, self._window))
                 self._components(self._waiting)
-        return self.options.buckets
+            return cast(Components, self._template)
 
     def batch(self, index: int) -> tuple:
         """Returns a batch by its index in the pass under way; in `fit`, index 0 begins the next one."""
@@ -125,7 +134,6 @@ class Stream:
 
     def _make(self) -> Iterator[tuple[tuple, tuple]]:
         """Yields batches, and the steps and shape of each."""
-        weighted = self.options.remainder == "fill" or self.options.num_shards > 1
         for number in itertools.count():
             wanted = max(self._window - len(self._waiting), self._window // 2, 1)
             new = list(itertools.islice(self._samples, wanted))
@@ -135,6 +143,7 @@ class Stream:
                     raise ValueError(_checks.message(OWNER, "x", "an iterator of samples", "none", "Give a fresh one"))
                 return
             components, options = self._components(samples), self.options
+            weighted = self.weighted or components.weighted
             if not ended:
                 options = dataclasses.replace(options, remainder="drop")
             buckets = sort_into_buckets(components.lengths, options)
@@ -172,7 +181,9 @@ class Stream:
                     raise ValueError(_checks.message(OWNER, label, text, data, "Mend the samples"))
             parts[name] = dataclasses.replace(part, components=tuple(components))
         stacked = np.stack([lengths[axis] for axis in range(len(lengths))], axis=1)
-        return Components(parts, stacked, self._template.inputs)
+        made = dataclasses.replace(self._template, parts=parts, lengths=stacked)
+        made.check_classes()
+        return made
 
     def _open(self, sample: Any, columns: list[list]) -> None:
         """Takes the components' roles, and the shapes, from the first samples."""
@@ -185,7 +196,7 @@ class Stream:
             else:
                 given.append(tuple(values) if isinstance(part, tuple) else values[0])
         x, y, sample_weight = (*given, None, None)[:3]
-        self._template = read_components(x, y, sample_weight, *self._read_arguments)
+        self._template = read_components(x, y, sample_weight, **self._read_arguments)
         lengths = self._template.lengths
         if self.options.max_length is not None:
             # Longer ones may come than any of the first.

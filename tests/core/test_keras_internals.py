@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_seqx._core import keras_internals
+from keras_seqx._core.keras_internals import class_weight_of_fit
 from tests.cases import BACKEND
 
 
@@ -61,3 +62,37 @@ def test_a_layer_knows_that_it_is_exported_to_onnx(tmp_path):
         model.export(tmp_path / "model", verbose=False)
         assert Asks.answers
         assert not any(Asks.answers)
+
+
+class Data(keras.utils.PyDataset):
+    """Notes the class weights that it finds where Keras reads `workers`."""
+
+    found: list
+
+    @property
+    def workers(self):
+        self.found.append(class_weight_of_fit())
+        return 1
+
+    use_multiprocessing = property(lambda self: False)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return np.zeros((2, 1), "float32"), np.zeros(2, "int32")
+
+
+def test_class_weight_of_fit():
+    data = Data()
+    data.found = []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data, class_weight={0: 2.0}, verbose=0)
+    assert {0: 2.0} in data.found
+    data.found.clear()
+    model.fit(data, verbose=0)
+    model.evaluate(data, verbose=0)
+    assert data.workers == 1
+    assert data.found
+    assert not any(data.found)

@@ -101,6 +101,9 @@ CASES = {
         ValueError,
         "`lengths_as_input` must be an input's",
     ),
+    "misspelt": ({"x": X, "bucket": 8}, TypeError, "`bucket` must be a known argument.*Did you mean `buckets`"),
+    "misspelt for Keras": ({"x": X, "worker": 8}, TypeError, "Did you mean `workers`"),
+    "of another class": ({"x": X, "drop_last": True}, TypeError, "The arguments are `batch_size`, `buckets`"),
     "window": ({"x": iter([X[0]]), "window": 0}, ValueError, "`window` must be an integer of at least 1"),
 }
 
@@ -144,3 +147,9 @@ def test_callbacks_want_the_data():
         LengthCurriculum(LengthBucketing(X), 0)
     with pytest.raises(ValueError, match=r"`schedule` must be a number within \[0, 1\]"):
         LengthCurriculum(LengthBucketing(X), lambda epoch: 2.0).by_length(0)
+
+
+@pytest.mark.parametrize("model", [None, "model", keras.Model])
+def test_predict_without_a_model(model):
+    with pytest.raises(TypeError, match="LengthBucketing: `model` must be a Keras model"):
+        LengthBucketing(X).predict(model)

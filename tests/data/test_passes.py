@@ -1,6 +1,7 @@
 """Epochs, resuming, and what Keras' hooks do to them."""
 
 import json
+import types
 
 import keras
 import numpy as np
@@ -162,3 +163,17 @@ def test_a_state_of_other_data_options_or_seed_is_refused():
     with pytest.raises(ValueError, match="`seed` must be an integer where training is to be resumed"):
         make(seed=None).state_dict()
     make(seed=None, shuffle=False).load_state_dict(make(seed=None, shuffle=False).state_dict())
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_batches_are_not_shared_out_twice(shares, monkeypatch):
+    """From Keras 3.16 on, a distribution of two processes gives each every other batch."""
+    distribution = types.SimpleNamespace(auto_shard_dataset=shares, num_data_shards=2)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: distribution)
+    data = make()
+    if not shares:
+        assert data.workers == 1
+        return
+    with pytest.raises(ValueError, match="LengthBucketing: `auto_shard_dataset` must be False") as raised:
+        _ = data.workers
+    assert "`num_shards=2`" in str(raised.value)

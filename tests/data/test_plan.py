@@ -1,6 +1,7 @@
 """The plan of an epoch: every sequence once, whatever the options, and the same for the same seed."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -189,3 +190,19 @@ def test_known_efficiencies_of_eight_buckets(mean, deviation, low, high, least):
     plan = plan_epoch(sort_into_buckets(drawn, option), option, 0, 0)
     assert plan.valid_steps.sum() / plan.total_steps.sum() > least
     assert len({shape[1:] for shape in plan.shapes}) == 8
+
+
+@given(cases(), st.sampled_from([2, 3, 4]))
+def test_devices_share_the_sequences_of_a_batch(case, devices):
+    data, option, seed, epoch = case
+    option = dataclasses.replace(option, remainder="fill", buckets=option.buckets or 1)
+    plan = plan_epoch(sort_into_buckets(data, option), option, seed, epoch)
+    for index in range(len(plan)):
+        for shard in range(option.num_shards):
+            places, rows = plan.places(index, shard), int(plan.rows[index])
+            assert len(places) == len(plan.sequences(index, shard))
+            assert (np.diff(places) > 0).all()
+            assert not len(places) or (places[0] == 0 and places[-1] < rows)
+            if rows % devices == 0:
+                share = np.bincount(places // (rows // devices), minlength=devices)
+                assert share.max() - share.min() <= 1
