@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_seqx.audit.report import NOT_FINITE
+
 ENTRANCE = "No mask reaches it: put SequenceMask, Masking or Embedding(mask_zero=True) at the entrance of the model"
 COUNTED = (
     "It counts padded steps though the outputs have their mask: let it average over the steps that the mask leaves, as "
@@ -66,6 +68,10 @@ VERDICTS = {
     "wrong mask": "Its `compute_mask` must return a mask of its output's shape (B, T), false at padded steps",
     "no mask": ENTRANCE,
     "mixes rows": "Its outputs of one row depend on the others: reduce over time or features, never over the batch",
+    NOT_FINITE: (
+        "None of its values is finite, so that a leak would not be seen: mend what makes NaN or infinity there, or "
+        "audit the model on inputs that are finite"
+    ),
     "statistics leak": "In training it counts padded steps: have it take the mask and weigh the steps by it",
 }
 
