@@ -9,6 +9,7 @@ from keras_seqx import layers as layers
 from keras_seqx import metrics as metrics
 from keras_seqx import samplers as samplers
 from keras_seqx import transfer as transfer
+from keras_seqx._core.keras_versions import warn_of_untested as _warn_of_untested
 from keras_seqx.audit import MaskingAudit as MaskingAudit
 from keras_seqx.audit import audit_masking as audit_masking
 from keras_seqx.callbacks import LengthCurriculum as LengthCurriculum
@@ -20,6 +21,7 @@ from keras_seqx.data import LengthBucketing as LengthBucketing
 from keras_seqx.data import RaggedArray as RaggedArray
 from keras_seqx.layers import AttentionCell as AttentionCell
 from keras_seqx.layers import AutoregressiveDecoder as AutoregressiveDecoder
+from keras_seqx.layers import KeepMask as KeepMask
 from keras_seqx.layers import MaskedTimeDistributed as MaskedTimeDistributed
 from keras_seqx.layers import RepeatToLength as RepeatToLength
 from keras_seqx.layers import SequenceMask as SequenceMask
@@ -51,6 +53,8 @@ from keras_seqx.transfer import transfer_weights as transfer_weights
 
 __version__ = "0.1.0"
 
+_warn_of_untested()
+
 __all__ = [
     "AttentionCell",
     "AutoregressiveDecoder",
@@ -62,6 +66,7 @@ __all__ = [
     "Gaussian",
     "Greedy",
     "Identity",
+    "KeepMask",
     "LengthBucketing",
     "LengthCurriculum",
     "MaskedTimeDistributed",
