@@ -98,7 +98,7 @@ class Recording:
         self._maker: dict[int, int] = {}
         self._busy = False
         self._models = [model]
-        self._raised: tuple[str, str] | None = None
+        self._raised: tuple[str | None, Exception] | None = None
         with contextlib.ExitStack() as stack:
             for layer in operations(model):
                 watch = self._enter if isinstance(layer, keras.Model) else self._call
@@ -107,8 +107,9 @@ class Recording:
                 self.outputs = model(tree.map_structure(_to_tensor, x), training=False)
             except Exception as error:
                 shapes = [np.shape(leaf) for leaf in tree.flatten(x)]
-                where, why = self._raised or (None, f"{type(error).__name__}: {error}")
-                raise Refused(where, len(self.calls), shapes, why) from error
+                # As the layer raised it: Keras raises another error in its place, without its cause.
+                where, raised = self._raised or (None, error)
+                raise Refused(where, len(self.calls), shapes, f"{type(raised).__name__}: {raised}") from raised
         call, leaves = self._arrive(model, model.name, model, self.outputs)
         self.outputs = tree.pack_sequence_as(self.outputs, leaves)
         self.calls.append(call)
@@ -134,7 +135,7 @@ class Recording:
         try:
             outputs = original(*args, **kwargs)
         except Exception as error:
-            self._raised = name, f"{type(error).__name__}: {error}"
+            self._raised = name, error
             raise
         finally:
             self._busy = False
