@@ -18,13 +18,20 @@ from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, AuditRow
 MOVED = 1e-4  # relative: losses are sums of very many terms
 
 
-def measure_padded(model: keras.Model, trial: Recording, y: Any) -> tuple[Any, list[dict[str, float]], str]:
-    """Returns targets for a padded run, and what `measure` makes of them.
+def measure_padded(
+    model: keras.Model, trial: Recording, y: Any, weights: Any
+) -> tuple[tuple, list[dict[str, float]], str]:
+    """Returns targets and weights for a padded run, and what `measure` makes of them.
 
     Where the loss takes no made-up targets, the second is empty, and the third is the last error.
     """
     why = ""
-    for targets in _targets(trial) if y is None else [_padded(y, trial)]:
+    made: Iterator[tuple]
+    if y is None:
+        made = ((targets, None) for targets in _targets(trial))
+    else:
+        made = iter([(_padded(y, trial), None if weights is None else _padded(weights, trial))])
+    for targets in made:
         try:
             return targets, measure(model, trial, targets), ""
         except Exception as error:
@@ -37,21 +44,29 @@ def measure_padded(model: keras.Model, trial: Recording, y: Any) -> tuple[Any, l
                 context = f"its shapes; they raised {why}"
                 shapes = [np.shape(own) for own in tree.flatten(y)]
                 raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, context)) from error
-    return None, [], why
+    return (), [], why
 
 
-def measure(model: keras.Model, run: Recording, y: Any) -> list[dict[str, float]]:
+def measure(model: keras.Model, run: Recording, targets: tuple) -> list[dict[str, float]]:
     """Returns the loss and the metrics of a run: as they are, and with the masks that the outputs should have had."""
-    flat = zip(tree.flatten(y), tree.flatten(run.outputs), strict=True)
-    cut = [own if own.ndim < 2 or len(out.shape) < 2 else own[:, : out.shape[1]] for own, out in flat]
-    y, measured = tree.pack_sequence_as(y, list(map(ops.convert_to_tensor, cut))), []
+    y, weights = (_cut(part, run) for part in targets)
+    measured = []
     for restored in (False, True):
         outputs = arguments(run.calls[-1], restored)
         model.reset_metrics()
-        values = {"loss": model.compute_loss(x=run.x, y=y, y_pred=outputs)}
-        values = {**model.compute_metrics(run.x, y, outputs), **values}
+        values = {"loss": model.compute_loss(x=run.x, y=y, y_pred=outputs, sample_weight=weights)}
+        values = {**model.compute_metrics(run.x, y, outputs, weights), **values}
         measured.append({name: float(np.mean(ops.convert_to_numpy(value))) for name, value in values.items()})
     return measured
+
+
+def _cut(part: Any, run: Recording) -> Any:
+    """Returns targets or weights for as many steps as the outputs have."""
+    if part is None:
+        return None
+    flat = zip(tree.flatten(part), tree.flatten(run.outputs), strict=True)
+    cut = [own if own.ndim < 2 or len(out.shape) < 2 else own[:, : out.shape[1]] for own, out in flat]
+    return tree.pack_sequence_as(part, list(map(ops.convert_to_tensor, cut)))
 
 
 def _padded(y: Any, trial: Recording) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core.probe import Probe, ProbeBatch, Probed
 from keras_seqx.audit.alignment import Reference
 from keras_seqx.audit.inputs import Batch, read, read_lengths
 from keras_seqx.audit.judgement import Finding, Judgement
@@ -41,7 +42,8 @@ def audit_masking(
     Args:
         model: a Keras model, compiled if its loss and metrics are to be checked.
         x: what `model.predict` takes as one batch: an array (B, T, ...) or a list, tuple or dict of arrays. A few rows
-            of two or three lengths say as much as many.
+            of two or three lengths say as much as many. Or a `LengthBucketing`, of which a few short sequences are
+            taken, with their lengths, targets and weights.
         y: what `model.evaluate` takes with it. Default None: targets are made up.
         lengths: integers (B,), the valid steps of each row; where inputs have lengths of their own, a structure of them
             like `x`, with None for what is no sequence. Default None: those that the masks of the model give to `x`,
@@ -54,7 +56,8 @@ def audit_masking(
 
     Raises:
         TypeError: `model` is no Keras model, or `extra_padding` no integer.
-        ValueError: `x`, `y` or `lengths` do not fit, or the model runs at one length only.
+        ValueError: `x`, `y` or `lengths` do not fit, the model fails on them, or it runs at one length only. What the
+            model raised is part of the message, and the cause of the error.
 
     Example:
 
@@ -77,7 +80,30 @@ def audit_masking(
     if not isinstance(model, keras.Model):
         fix = "Wrap a layer into a model: `keras.Sequential([layer])`"
         raise TypeError(_checks.message("audit_masking", "model", "a Keras model", model, fix))
-    x, leaves, time = read(model, x)
+    weights = None
+    if isinstance(x, Probed):
+        for name, value in (("y", y), ("lengths", lengths)):
+            if value is not None:
+                fix = "Leave it out: the data set has its own"
+                raise ValueError(_checks.message("audit_masking", name, "None where `x` is a data set", value, fix))
+        x, y, weights, lengths = whole_batch(x.probe())
+    return _audit_batch(model, ProbeBatch(x, y, weights, lengths), extra)
+
+
+def audit_batch(model: keras.Model, batch: ProbeBatch, extra: int) -> MaskingAudit:
+    """Returns the audit on a batch of few steps, also of a model that was declared for more."""
+    with any_length(model):
+        return _audit_batch(model, batch, extra)
+
+
+def whole_batch(probe: Probe) -> ProbeBatch:
+    """Returns the sequences of a probe as one batch."""
+    return probe.batch(np.arange(len(probe.lengths)), probe.lengths, probe.lengths.max(axis=0))
+
+
+def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAudit:
+    x, leaves, time = read(model, given.x)
+    targets = given.y, given.sample_weight
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of every layer that loses a mask; the table says so too.
         try:
@@ -88,16 +114,16 @@ def audit_masking(
         except Exception as error:
             raise _does_not_run(model, leaves, error) from (error.__cause__ if isinstance(error, Refused) else error)
         sources = mask_sources(look, leaves, time)
-        if lengths is None:
+        if given.lengths is None:
             batch = Batch(x, leaves, own_lengths(look, sources, leaves, time))
         else:
-            batch = Batch(x, leaves, read_lengths(x, leaves, time, lengths))
-        with _untouched(model), _any_length(model):
+            batch = Batch(x, leaves, read_lengths(x, leaves, time, given.lengths))
+        with _untouched(model), any_length(model):
             try:
-                audit, fills = _audit(model, batch, y, extra, look, sources)
+                audit, fills = _audit(model, batch, targets, extra, look, sources)
                 mirrored = batch.mirrored(fills)
                 if mirrored is not None:
-                    other, _ = _audit(model, mirrored, y, extra, look, sources)
+                    other, _ = _audit(model, mirrored, targets, extra, look, sources)
                     # What has no finite values there, as a logarithm, was not made for them.
                     if not other.not_compared and len(other.leaks) > len(audit.leaks):
                         audit = other
@@ -123,7 +149,7 @@ def _does_not_run(model: keras.Model, leaves: list, error: Exception) -> ValueEr
 
 
 def _audit(
-    model: keras.Model, batch: Batch, y: Any, extra: int, look: Recording, sources: Sources
+    model: keras.Model, batch: Batch, given: tuple, extra: int, look: Recording, sources: Sources
 ) -> tuple[MaskingAudit, list]:
     """Returns what was found on one batch, and what it was padded with."""
     calls = data_calls(look)
@@ -131,7 +157,7 @@ def _audit(
     reference = Reference(batch.size, parts, calls)
     trial, fills = padded_run(model, batch, extra, reference, sources)
     # Before any other run, because what layers add to the loss is that of the last one.
-    targets, long, why = measure_padded(model, trial, y) if model.compiled else (None, [], "")
+    targets, long, why = measure_padded(model, trial, *given) if model.compiled else ((), [], "")
     short, measured = None, []
     if long or any(getattr(call.layer, "non_trainable_weights", []) for call in trial.calls[:-1]):
         short = Recording(model, batch.unpadded(trial.x), reference)
@@ -202,7 +228,7 @@ def _untouched(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _any_length(model: keras.Model) -> Iterator[None]:
+def any_length(model: keras.Model) -> Iterator[None]:
     """Lets models that were declared for one number of steps run at another."""
     saved = [(part, part.input_spec, set(vars(part))) for part in models(model)]
     for part, _, _ in saved:
