@@ -22,9 +22,9 @@ MAY_IMPORT = {
     "decoding": {"_core", "_checks", "masking"},
     "layers": {"_core", "_checks", "masking", "decoding"},
     "samplers": {"decoding"},  # a name for what stands there
-    "data": {"_core", "_checks"},
-    "callbacks": {"_core", "_checks", "layers", "data"},
-    "audit": {"_core", "_checks", "layers", "data"},
+    "audit": {"_core", "_checks"},  # it knows data sets by `_core.probe`, because they use it
+    "data": {"_core", "_checks", "audit"},
+    "callbacks": {"_core", "_checks", "layers", "data", "audit"},
     "metrics": {"_core", "_checks", "layers", "data"},
     "transfer": {"_core", "_checks", "layers", "data"},
     "testing": {"_core", "_checks", "layers", "data"},

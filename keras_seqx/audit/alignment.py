@@ -9,6 +9,8 @@ from keras import ops
 
 # What rounding may amount to, relative to the largest magnitude: at another length, sums are taken in another order.
 ROUNDING = {"float16": 1e-2, "bfloat16": 5e-2}
+# Numbers as large as this that padding leaves as they are stand for infinity, as in masked scores: they set no scale.
+INFINITE = 1e8
 
 
 @dataclasses.dataclass
@@ -18,14 +20,23 @@ class Match:
     Attributes:
         valid: where the tensor has a counterpart, in the tensor's shape; all the rest is padding.
         change: the largest difference there, relative to the reference's largest magnitude.
-        moved: whether that is more than rounding.
+        moved: whether that is more than rounding, which integers have none of.
         aligned: the tensor with the reference's values where it has a counterpart.
+        finite: how many values of the reference are finite. Others are compared too, but say nothing: NaN stays NaN.
+        size: how many there are.
     """
 
     valid: np.ndarray
     change: float
     moved: bool
     aligned: np.ndarray
+    finite: int
+    size: int
+
+    @property
+    def unseen(self) -> bool:
+        """Whether there are values, and none of them is finite, so that nothing could be compared."""
+        return self.size > 0 and not self.finite
 
     @property
     def padded(self) -> bool:
@@ -77,28 +88,36 @@ class Reference:
         aligned = np.array(ops.convert_to_numpy(tensor))
         if aligned.ndim == 0 or len(aligned) != self.batch:
             return None
-        valid, changes, scale = np.zeros(aligned.shape, bool), [0.0], 0.0
+        exact = aligned.dtype.kind in "biu"
+        valid, found = np.zeros(aligned.shape, bool), [(0.0, 0.0, 0, 0)]
         for (rows, _, chosen), leaf in zip(self.parts, leaves, strict=True):
             own = ops.convert_to_numpy(leaf)[chosen]
             if own.ndim != aligned.ndim or len(own) != len(rows) or np.any(np.array(own.shape) > aligned.shape):
                 return None
             part = (rows, *map(slice, own.shape[1:]))
-            changes.append(_difference(aligned[part], own))
-            scale = max(scale, np.max(np.abs(_finite(own)), initial=0.0))
+            found.append(compare(aligned[part], own))
             valid[part], aligned[part] = True, own
         # Rows that are not compared have no padding to speak of.
         valid[np.setdiff1d(np.arange(self.batch), np.concatenate([rows for rows, _, _ in self.parts]))] = True
-        change = float(max(changes) / (scale or 1.0))
-        return Match(valid, change, change > ROUNDING.get(keras.backend.standardize_dtype(tensor.dtype), 2e-5), aligned)
+        differences, scales, finite, sizes = zip(*found, strict=True)
+        change = max(differences) / (max(scales) or 1.0)
+        rounding = 0.0 if exact else ROUNDING.get(keras.backend.standardize_dtype(tensor.dtype), 2e-5)
+        return Match(valid, change, change > rounding, aligned, sum(finite), sum(sizes))
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype("float64"), b.astype("float64")
+def compare(a: np.ndarray, b: np.ndarray) -> tuple[float, float, int, int]:
+    """Returns how an array differs from a reference of the same shape.
+
+    Returns:
+        The largest difference, infinite where only one of two values is finite; the reference's largest magnitude; how
+        many of its values are finite; and how many there are.
+    """
+    kind = "complex128" if b.dtype.kind == "c" else "float64"
+    a, b = a.astype(kind), b.astype(kind)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
-        difference = np.where(same, 0.0, np.abs(a - b))
-    return float(np.max(np.nan_to_num(difference, nan=np.inf), initial=0.0))
-
-
-def _finite(array: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(array.astype("float64"), nan=0.0, posinf=0.0, neginf=0.0)
+        differences = np.nan_to_num(np.where(same, 0.0, np.abs(a - b)), nan=np.inf)
+    magnitudes = np.abs(b)
+    finite = np.isfinite(magnitudes)
+    scale = np.max(magnitudes, initial=0.0, where=finite & ~(same & (magnitudes >= INFINITE)))
+    return float(np.max(differences, initial=0.0)), float(scale), int(finite.sum()), b.size

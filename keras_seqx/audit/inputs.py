@@ -89,7 +89,8 @@ def _pad(leaf: np.ndarray, lengths: np.ndarray, extra: int, fill: Any) -> np.nda
         padded = np.full(shape, fill, leaf.dtype)
     elif np.issubdtype(leaf.dtype, np.floating):
         # Far louder than the sequences, so that what leaks is heard.
-        padded = rng.normal(own.mean(), 10 * (own.std() or 1.0), shape).astype(leaf.dtype)
+        known = own[np.isfinite(own)] if np.isfinite(own).any() else np.zeros(1)
+        padded = rng.normal(known.mean(), 10 * (known.std() or 1.0), shape).astype(leaf.dtype)
     else:
         padded = rng.choice(own.reshape(-1), shape)
     padded[valid] = own

@@ -4,12 +4,12 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops, tree
 
-from keras_seqx.audit.alignment import Reference
+from keras_seqx.audit.alignment import Reference, compare
 from keras_seqx.audit.recording import Call, Recording, with_mask
 from keras_seqx.audit.remedies import VERDICTS
+from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, UNSEEN
 
 
 @dataclasses.dataclass
@@ -71,15 +71,15 @@ class Judgement:
         """Returns the finding on the operations that a model's own `call` applies before this call."""
         own = [match for match, source in zip(call.arrived, call.sources, strict=True) if match and source == -1]
         moved = [match.change for match in own if match.moved]
+        unseen = any(match.unseen for match in own) and number > 0 and self._made[-1].verdict not in UNSEEN
         lost = number > 0 and any(call.sources[n] == -1 for n in call.amiss)
         last = self._trial.calls[number - 1]
         loses = lost and any(mask is not None for mask in last.kept)
-        if not moved and not loses:
+        if not moved and not loses and not unseen:
             return None
-        name = f"{call.owner.name}.call"
-        return Finding(
-            name, call.owner, loses, False, max(moved, default=0.0), "leak" if moved else "mask ends", loses=loses
-        )
+        verdict = "leak" if moved else NOT_FINITE if unseen else "mask ends"
+        change = max(moved, default=0.0)
+        return Finding(f"{call.owner.name}.call", call.owner, loses, False, change, verdict, loses=loses)
 
     def _blame(self, number: int, call: Call, between: Finding | None) -> list[Finding]:
         """Returns who lost the masks that should have come with the inputs."""
@@ -100,7 +100,7 @@ class Judgement:
         finding.mask_out = any(mask is not None for mask in call.kept)
         finding.change = max([match.change for match in call.left if match is not None], default=0.0)
         moved = any(match.moved for match in call.left if match is not None)
-        statistics = self._statistics_move(number, restored=False)
+        statistics, unseen = self._statistics_move(number, restored=False)
         kept = finding.mask_out
         is_layer = isinstance(call.layer, keras.Layer)
         verdict = "leak" if moved else "statistics leak" if statistics else "ok"
@@ -109,7 +109,7 @@ class Judgement:
             outputs = tree.flatten(_again(call, restored=True))
             matches = self._reference.match(number, "outputs", outputs)
             still = any(match.moved for match in matches if match is not None)
-            if verdict != "ok" and not still and not (statistics and self._statistics_move(number, restored=True)):
+            if verdict != "ok" and not still and not (statistics and self._statistics_move(number, restored=True)[0]):
                 verdict = "misled" if blame or finding.mask_in else "no mask"
                 self._charge(blame)
             if blame:
@@ -120,12 +120,15 @@ class Judgement:
         if self._mixes(number):
             verdict = "mixes rows"
         elif verdict == "ok":
-            if not call.amiss and any(self._reference.wrong(number, "kept", call.kept, call.returned)):
+            if unseen or any(match.unseen for match in call.left if match is not None):
+                arrived = [match for match in call.arrived if match is not None]
+                verdict = NOT_COMPARED if any(match.unseen for match in arrived) else NOT_FINITE
+            elif not call.amiss and any(self._reference.wrong(number, "kept", call.kept, call.returned)):
                 verdict = "wrong mask"
                 finding.loses = True
             elif finding.loses and not call.strips:
                 verdict = "mask ends"
-            elif call.left and all(match is None for match in call.left):
+            elif call.left and all(match is None or not match.size for match in call.left):
                 verdict = "not seen"
         finding.verdict = verdict
         return finding
@@ -134,12 +137,15 @@ class Judgement:
         left = self._mixed.calls[number].left if self._mixed else []
         return any(match.moved for match in left if match is not None)
 
-    def _statistics_move(self, number: int, restored: bool) -> bool:
-        """Returns whether a training pass changes what the layer remembers otherwise if there is more padding."""
+    def _statistics_move(self, number: int, restored: bool) -> tuple[bool, bool]:
+        """Returns whether more padding changes what a training pass leaves in the layer's statistics.
+
+        Also returns whether that cannot be told, because some of them are then not finite anywhere.
+        """
         layer = self._trial.calls[number].layer
         weights = getattr(layer, "non_trainable_weights", [])
         if not weights or self._short is None:
-            return False
+            return False, False
         before = [ops.convert_to_numpy(weight).copy() for weight in weights]
         after = []
         for run in (self._short, self._trial):
@@ -149,11 +155,14 @@ class Judgement:
             finally:
                 for weight, value in zip(weights, before, strict=True):
                     weight.assign(value)
-        return any(
-            np.max(np.abs(long - short)) > 1e-3 * np.max(np.abs(short - old)) + 1e-6 * np.max(np.abs(old))
-            for old, short, long in zip(before, *after, strict=True)
-            if old.size and old.dtype.kind == "f"
-        )
+        moved = unseen = False
+        for old, short, long in zip(before, *after, strict=True):
+            if old.size and old.dtype.kind == "f":
+                difference, _, finite, _ = compare(long, short)
+                _, step, _, _ = compare(short, short - old)
+                moved |= difference > 1e-3 * step + 1e-6 * compare(old, old)[1]
+                unseen |= not finite
+        return moved, unseen and not moved
 
 
 def _right_masks(call: Call) -> dict[int, Any]:

@@ -12,37 +12,61 @@ from keras_seqx import _checks
 from keras_seqx.audit.inputs import to_array
 from keras_seqx.audit.judgement import arguments
 from keras_seqx.audit.recording import Recording
-from keras_seqx.audit.remedies import COUNTED, ENTRANCE
-from keras_seqx.audit.report import AuditRow
+from keras_seqx.audit.remedies import COUNTED, ENTRANCE, VERDICTS
+from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, AuditRow
 
 MOVED = 1e-4  # relative: losses are sums of very many terms
 
 
-def measure_padded(model: keras.Model, trial: Recording, y: Any) -> tuple[Any, list[dict[str, float]]]:
-    """Returns targets for a padded run, and what `measure` makes of them; nothing of it where the loss takes none."""
-    for targets in _targets(trial) if y is None else [_padded(y, trial)]:
+def measure_padded(
+    model: keras.Model, trial: Recording, y: Any, weights: Any
+) -> tuple[tuple, list[dict[str, float]], str]:
+    """Returns targets and weights for a padded run, and what `measure` makes of them.
+
+    Where the loss takes no made-up targets, the second is empty, and the third is the last error.
+    """
+    why = ""
+    made: Iterator[tuple]
+    if y is None:
+        made = ((targets, None) for targets in _targets(trial))
+    else:
+        made = iter([(_padded(y, trial), None if weights is None else _padded(weights, trial))])
+    for targets in made:
         try:
-            return targets, measure(model, trial, targets)
+            return targets, measure(model, trial, targets), ""
         except Exception as error:
+            why = f"{type(error).__name__}: {error}"
             if y is not None:
-                what, fix = "targets that the loss accepts", "Pass what `model.evaluate` takes, or no `y`"
+                what, fix = (
+                    "targets that the loss accepts",
+                    "Pass what `model.evaluate` takes, or no `y`",
+                )
+                context = f"its shapes; they raised {why}"
                 shapes = [np.shape(own) for own in tree.flatten(y)]
-                raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, "its shapes")) from error
-    return None, []
+                raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, context)) from error
+    return (), [], why
 
 
-def measure(model: keras.Model, run: Recording, y: Any) -> list[dict[str, float]]:
+def measure(model: keras.Model, run: Recording, targets: tuple) -> list[dict[str, float]]:
     """Returns the loss and the metrics of a run: as they are, and with the masks that the outputs should have had."""
-    flat = zip(tree.flatten(y), tree.flatten(run.outputs), strict=True)
-    cut = [own if own.ndim < 2 or len(out.shape) < 2 else own[:, : out.shape[1]] for own, out in flat]
-    y, measured = tree.pack_sequence_as(y, list(map(ops.convert_to_tensor, cut))), []
+    y, weights = (_cut(part, run) for part in targets)
+    measured = []
     for restored in (False, True):
         outputs = arguments(run.calls[-1], restored)
         model.reset_metrics()
-        values = {"loss": model.compute_loss(x=run.x, y=y, y_pred=outputs)}
-        values = {**model.compute_metrics(run.x, y, outputs), **values}
+        values = {"loss": model.compute_loss(x=run.x, y=y, y_pred=outputs, sample_weight=weights)}
+        values = {**model.compute_metrics(run.x, y, outputs, weights), **values}
         measured.append({name: float(np.mean(ops.convert_to_numpy(value))) for name, value in values.items()})
     return measured
+
+
+def _cut(part: Any, run: Recording) -> Any:
+    """Returns targets or weights for as many steps as the outputs have."""
+    if part is None:
+        return None
+    flat = zip(tree.flatten(part), tree.flatten(run.outputs), strict=True)
+    cut = [own if own.ndim < 2 or len(out.shape) < 2 else own[:, : out.shape[1]] for own, out in flat]
+    return tree.pack_sequence_as(part, list(map(ops.convert_to_tensor, cut)))
 
 
 def _padded(y: Any, trial: Recording) -> Any:
@@ -73,7 +97,9 @@ def _targets(trial: Recording) -> Iterator[Any]:
         yield tree.pack_sequence_as(trial.outputs, made)
 
 
-def rows(short: list[dict[str, float]], long: list[dict[str, float]], masked: bool, blamed: bool) -> Iterator[AuditRow]:
+def rows(
+    short: list[dict[str, float]], long: list[dict[str, float]], masked: bool, blamed: bool, seen: bool
+) -> Iterator[AuditRow]:
     """Yields a row for the loss and one for each metric.
 
     Args:
@@ -81,13 +107,18 @@ def rows(short: list[dict[str, float]], long: list[dict[str, float]], masked: bo
         long: the same with more padding.
         masked: whether a mask came with the outputs.
         blamed: whether another one lost it.
+        seen: whether there are finite values in every output.
     """
     for name in ("loss", *(name for name in short[0] if name != "loss")):
         as_is, mended = (_change(a[name], b[name]) for a, b in zip(short, long, strict=True))
         verdict = "ok" if as_is < MOVED else "leak" if mended >= MOVED else "misled" if blamed else "no mask"
-        remedy = {"leak": COUNTED, "no mask": ENTRANCE}.get(verdict, "")
+        if not any(np.isfinite(run[0][name]) for run in (short, long)):
+            verdict = NOT_FINITE if seen else NOT_COMPARED
+        remedy = {"leak": COUNTED, "no mask": ENTRANCE, NOT_FINITE: VERDICTS[NOT_FINITE]}.get(verdict, "")
         yield AuditRow(name, "loss" if name == "loss" else "metric", masked, False, as_is, verdict, remedy)
 
 
 def _change(a: float, b: float) -> float:
-    return 0.0 if a == b else abs(a - b) / (max(abs(a), abs(b)) or 1.0)
+    if not (np.isfinite(a) and np.isfinite(b)):
+        return 0.0 if a == b or (np.isnan(a) and np.isnan(b)) else np.inf
+    return abs(a - b) / (max(abs(a), abs(b)) or 1.0)

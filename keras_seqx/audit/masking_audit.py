@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core.probe import Probe, ProbeBatch, Probed
 from keras_seqx.audit.alignment import Reference
 from keras_seqx.audit.inputs import Batch, read, read_lengths
 from keras_seqx.audit.judgement import Finding, Judgement
@@ -41,7 +42,8 @@ def audit_masking(
     Args:
         model: a Keras model, compiled if its loss and metrics are to be checked.
         x: what `model.predict` takes as one batch: an array (B, T, ...) or a list, tuple or dict of arrays. A few rows
-            of two or three lengths say as much as many.
+            of two or three lengths say as much as many. Or a `LengthBucketing`, of which a few short sequences are
+            taken, with their lengths, targets and weights.
         y: what `model.evaluate` takes with it. Default None: targets are made up.
         lengths: integers (B,), the valid steps of each row; where inputs have lengths of their own, a structure of them
             like `x`, with None for what is no sequence. Default None: those that the masks of the model give to `x`,
@@ -54,7 +56,8 @@ def audit_masking(
 
     Raises:
         TypeError: `model` is no Keras model, or `extra_padding` no integer.
-        ValueError: `x`, `y` or `lengths` do not fit, or the model runs at one length only.
+        ValueError: `x`, `y` or `lengths` do not fit, the model fails on them, or it runs at one length only. What the
+            model raised is part of the message, and the cause of the error.
 
     Example:
 
@@ -77,7 +80,30 @@ def audit_masking(
     if not isinstance(model, keras.Model):
         fix = "Wrap a layer into a model: `keras.Sequential([layer])`"
         raise TypeError(_checks.message("audit_masking", "model", "a Keras model", model, fix))
-    x, leaves, time = read(model, x)
+    weights = None
+    if isinstance(x, Probed):
+        for name, value in (("y", y), ("lengths", lengths)):
+            if value is not None:
+                fix = "Leave it out: the data set has its own"
+                raise ValueError(_checks.message("audit_masking", name, "None where `x` is a data set", value, fix))
+        x, y, weights, lengths = whole_batch(x.probe())
+    return _audit_batch(model, ProbeBatch(x, y, weights, lengths), extra)
+
+
+def audit_batch(model: keras.Model, batch: ProbeBatch, extra: int) -> MaskingAudit:
+    """Returns the audit on a batch of few steps, also of a model that was declared for more."""
+    with any_length(model):
+        return _audit_batch(model, batch, extra)
+
+
+def whole_batch(probe: Probe) -> ProbeBatch:
+    """Returns the sequences of a probe as one batch."""
+    return probe.batch(np.arange(len(probe.lengths)), probe.lengths, probe.lengths.max(axis=0))
+
+
+def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAudit:
+    x, leaves, time = read(model, given.x)
+    targets = given.y, given.sample_weight
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of every layer that loses a mask; the table says so too.
         try:
@@ -86,33 +112,44 @@ def audit_masking(
             with _untouched(model):
                 look = Recording(model, x)
         except Exception as error:
-            shapes, fix = [np.shape(leaf) for leaf in leaves], "Pass what `model.predict` takes"
-            what = "inputs that the model runs on"
-            raise ValueError(_checks.message("audit_masking", "x", what, shapes, fix, "its shapes")) from (
-                error.__cause__ or error
-            )
+            raise _does_not_run(model, leaves, error) from (error.__cause__ if isinstance(error, Refused) else error)
         sources = mask_sources(look, leaves, time)
-        if lengths is None:
+        if given.lengths is None:
             batch = Batch(x, leaves, own_lengths(look, sources, leaves, time))
         else:
-            batch = Batch(x, leaves, read_lengths(x, leaves, time, lengths))
-        with _untouched(model), _any_length(model):
+            batch = Batch(x, leaves, read_lengths(x, leaves, time, given.lengths))
+        with _untouched(model), any_length(model):
             try:
-                audit, fills = _audit(model, batch, y, extra, look, sources)
+                audit, fills = _audit(model, batch, targets, extra, look, sources)
                 mirrored = batch.mirrored(fills)
                 if mirrored is not None:
-                    other, _ = _audit(model, mirrored, y, extra, look, sources)
-                    audit = max(audit, other, key=lambda found: len(found.leaks))
+                    other, _ = _audit(model, mirrored, targets, extra, look, sources)
+                    # What has no finite values there, as a logarithm, was not made for them.
+                    if not other.not_compared and len(other.leaks) > len(audit.leaks):
+                        audit = other
                 return audit
             except Refused as refused:
-                number, shapes = refused.args
-                where = f"{look.calls[min(number, len(look.calls) - 1)].name} refused inputs of shapes {shapes}"
+                name = refused.where or look.calls[min(refused.number, len(look.calls) - 1)].name
+                where = f"{name} refused inputs of shapes {refused.shapes}: {refused.why}"
                 what, fix = "able to run at other numbers of steps", "Leave the time axis of its layers open"
-                raise ValueError(_checks.message("audit_masking", "model", what, model.name, fix, where)) from None
+                text = _checks.message("audit_masking", "model", what, model.name, fix, where)
+                raise ValueError(text) from refused.__cause__
+
+
+def _does_not_run(model: keras.Model, leaves: list, error: Exception) -> ValueError:
+    """Returns the error to raise where the model fails on `x` as it was given."""
+    shapes, fix = [np.shape(leaf) for leaf in leaves], "Pass what `model.predict` takes"
+    if isinstance(error, Refused) and error.where is not None:
+        what, context = "able to run on `x`", f"{error.where} raised {error.why}; `x` has shapes {shapes}"
+        fix = f"Mend that layer, or {fix[0].lower()}{fix[1:]}"
+        return ValueError(_checks.message("audit_masking", "model", what, model.name, fix, context))
+    why = error.why if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+    what, context = "inputs that the model runs on", f"its shapes; the model raised {why}"
+    return ValueError(_checks.message("audit_masking", "x", what, shapes, fix, context))
 
 
 def _audit(
-    model: keras.Model, batch: Batch, y: Any, extra: int, look: Recording, sources: Sources
+    model: keras.Model, batch: Batch, given: tuple, extra: int, look: Recording, sources: Sources
 ) -> tuple[MaskingAudit, list]:
     """Returns what was found on one batch, and what it was padded with."""
     calls = data_calls(look)
@@ -120,7 +157,7 @@ def _audit(
     reference = Reference(batch.size, parts, calls)
     trial, fills = padded_run(model, batch, extra, reference, sources)
     # Before any other run, because what layers add to the loss is that of the last one.
-    targets, long = measure_padded(model, trial, y) if model.compiled else (None, [])
+    targets, long, why = measure_padded(model, trial, *given) if model.compiled else ((), [], "")
     short, measured = None, []
     if long or any(getattr(call.layer, "non_trainable_weights", []) for call in trial.calls[:-1]):
         short = Recording(model, batch.unpadded(trial.x), reference)
@@ -135,17 +172,31 @@ def _audit(
     rows = [_row(finding) for finding in judgement.findings]
     if long:
         masked = any(mask is not None for mask in trial.calls[-1].masks)
-        rows += loss_rows(measured, long, masked, bool(judgement.outputs_blame))
-    return MaskingAudit(tuple(rows), tuple(_notes(model, batch, sources, bool(long)))), fills
+        seen = not any(match.unseen for match in trial.calls[-1].arrived if match is not None)
+        rows += loss_rows(measured, long, masked, bool(judgement.outputs_blame), seen)
+    return MaskingAudit(tuple(rows), tuple(_notes(model, batch, sources, trial, bool(long), why))), fills
 
 
-def _notes(model: keras.Model, batch: Batch, sources: Sources, measured: bool) -> Iterator[str]:
+def _notes(
+    model: keras.Model, batch: Batch, sources: Sources, trial: Recording, measured: bool, why: str
+) -> Iterator[str]:
+    floats = [leaf for leaf in batch.leaves if leaf is not None and leaf.dtype.kind == "f"]
+    strange = sum(leaf.size - int(np.isfinite(leaf).sum()) for leaf in floats)
+    if strange:
+        yield f"{strange} of {sum(leaf.size for leaf in floats)} values of `x` are not finite"
+    for call in trial.calls[:-1]:
+        arrived, left = ([match for match in side if match is not None] for side in (call.arrived, call.left))
+        finite, size = sum(match.finite for match in left), sum(match.size for match in left)
+        if 0 < finite < size and all(match.finite == match.size for match in arrived):
+            yield f"{call.name} gives {size - finite} of {size} values that are not finite; the others were compared"
+    if all(match is None for match in trial.calls[-1].arrived):
+        yield "the outputs of the model do not come row by row, so they were not compared"
     if not sources:
         yield "no layer of the model makes a mask, so nothing tells padding from sequence"
     if not model.compiled:
         yield "the loss was not checked, because the model is not compiled"
     elif not measured:
-        yield "the loss was not checked, because it took no made-up targets: pass `y`"
+        yield f"the loss was not checked, because it took no made-up targets ({why}): pass `y`"
     if batch.size == 1:
         yield "one row cannot show whether rows are independent: pass more"
 
@@ -177,7 +228,7 @@ def _untouched(model: keras.Model) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _any_length(model: keras.Model) -> Iterator[None]:
+def any_length(model: keras.Model) -> Iterator[None]:
     """Lets models that were declared for one number of steps run at another."""
     saved = [(part, part.input_spec, set(vars(part))) for part in models(model)]
     for part, _, _ in saved:

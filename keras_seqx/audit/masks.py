@@ -46,7 +46,7 @@ def padded_run(
 
     That is noise where a mask is made of lengths, else the value of a Masking layer, or 0.
     """
-    values = [layer.mask_value for _, layer, _ in operations(model) if isinstance(layer, keras.layers.Masking)]
+    values = [layer.mask_value for layer in operations(model) if isinstance(layer, keras.layers.Masking)]
     heard = {n for inputs in sources.values() for n in inputs}
     queues = {n: [*(values if batch.leaves[n].dtype.kind == "f" else []), 0] for n in heard}
     fills = [

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_seqx._core.keras_internals import patched_call
 from keras_seqx.audit.alignment import Match, Reference
 
 
@@ -30,7 +31,7 @@ class Call:
 
     Attributes:
         layer: what was called.
-        name: its name, behind those of the models that it lies in.
+        name: its name, after those of the nested models that called it.
         owner: the model that called it.
         args: the positional and the keyword arguments.
         inputs: the tensors among them.
@@ -64,7 +65,18 @@ class Call:
 
 
 class Refused(Exception):
-    """A model did not run: the number of the call it stopped at, and the shapes of its inputs."""
+    """A model did not run; the cause is what was raised.
+
+    Attributes:
+        where: the name of the layer whose `call` raised, or None.
+        number: the number of the call that it stopped at.
+        shapes: the shapes of the model's inputs.
+        why: what was raised, without what Keras adds to it.
+    """
+
+    def __init__(self, where: str | None, number: int, shapes: list, why: str):
+        super().__init__(where, number, shapes, why)
+        self.where, self.number, self.shapes, self.why = where, number, shapes, why
 
 
 class Recording:
@@ -85,46 +97,57 @@ class Recording:
         self.x = x
         self._maker: dict[int, int] = {}
         self._busy = False
+        self._models = [model]
+        self._raised: tuple[str | None, Exception] | None = None
         with contextlib.ExitStack() as stack:
-            for name, layer, owner in operations(model):
-                stack.enter_context(self._watched(layer, name, owner))
+            for layer in operations(model):
+                watch = self._enter if isinstance(layer, keras.Model) else self._call
+                stack.enter_context(patched_call(layer, functools.partial(watch, layer)))
             try:
                 self.outputs = model(tree.map_structure(_to_tensor, x), training=False)
             except Exception as error:
-                raise Refused(len(self.calls), [np.shape(leaf) for leaf in tree.flatten(x)]) from error
+                shapes = [np.shape(leaf) for leaf in tree.flatten(x)]
+                # As the layer raised it: Keras raises another error in its place, without its cause.
+                where, raised = self._raised or (None, error)
+                raise Refused(where, len(self.calls), shapes, f"{type(raised).__name__}: {raised}") from raised
         call, leaves = self._arrive(model, model.name, model, self.outputs)
         self.outputs = tree.pack_sequence_as(self.outputs, leaves)
         self.calls.append(call)
 
-    @contextlib.contextmanager
-    def _watched(self, layer: Any, name: str, owner: keras.Model) -> Iterator[None]:
-        original = layer.call
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._busy:  # inside another layer, maybe in its loop
-                return original(*args, **kwargs)
-            record, leaves = self._arrive(layer, name, owner, (args, kwargs))
-            record.args = args, kwargs = tree.pack_sequence_as((args, kwargs), leaves)
-            self._busy = True
-            try:
-                outputs = original(*args, **kwargs)
-            finally:
-                self._busy = False
-            bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if mask_of(t) is not mask]
-            self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
-            record.strips = bool(bare)
-            leaves = tree.flatten(outputs)
-            record.outputs = [leaf for leaf in leaves if ops.is_tensor(leaf)]
-            leaves, record.returned, record.left = self._align("outputs", leaves)
-            self._maker.update((id(tensor), len(self.calls)) for tensor in record.returned)
-            self.calls.append(record)
-            return tree.pack_sequence_as(outputs, leaves)
-
-        object.__setattr__(layer, "call", call)
+    def _enter(self, model: keras.Model, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stands for the `call` of a nested model."""
+        if self._busy:
+            return original(*args, **kwargs)
+        self._models.append(model)
         try:
-            yield
+            return original(*args, **kwargs)
         finally:
-            object.__delattr__(layer, "call")
+            self._models.pop()
+
+    def _call(self, layer: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stands for the `call` of a layer."""
+        if self._busy:  # inside another layer, maybe in its loop
+            return original(*args, **kwargs)
+        name = "/".join([*(model.name for model in self._models[1:]), layer.name])
+        record, leaves = self._arrive(layer, name, self._models[-1], (args, kwargs))
+        record.args = args, kwargs = tree.pack_sequence_as((args, kwargs), leaves)
+        self._busy = True
+        try:
+            outputs = original(*args, **kwargs)
+        except Exception as error:
+            self._raised = name, error
+            raise
+        finally:
+            self._busy = False
+        bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if mask_of(t) is not mask]
+        self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
+        record.strips = bool(bare)
+        leaves = tree.flatten(outputs)
+        record.outputs = [leaf for leaf in leaves if ops.is_tensor(leaf)]
+        leaves, record.returned, record.left = self._align("outputs", leaves)
+        self._maker.update((id(tensor), len(self.calls)) for tensor in record.returned)
+        self.calls.append(record)
+        return tree.pack_sequence_as(outputs, leaves)
 
     def _arrive(self, layer: Any, name: str, owner: keras.Model, args: Any) -> tuple[Call, list]:
         if self.calls:  # Keras has attached their masks by now, and the next layer may strip them off.
@@ -173,13 +196,15 @@ class Recording:
         return leaves, tensors, matches
 
 
-def operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any, keras.Model]]:
-    """Yields what a model calls, nested models opened: name, layer or operation, and the model it lies in."""
+def operations(model: keras.Model) -> list[Any]:
+    """Returns the layers and operations that a model calls, nested models and what is in them included, each once."""
+    found = {}
     for layer in getattr(model, "operations", model.layers):
+        if not isinstance(layer, keras.layers.InputLayer):
+            found[id(layer)] = layer
         if isinstance(layer, keras.Model):
-            yield from operations(layer, f"{prefix}{layer.name}/")
-        elif not isinstance(layer, keras.layers.InputLayer):
-            yield prefix + layer.name, layer, model
+            found.update((id(part), part) for part in operations(layer))
+    return list(found.values())
 
 
 def data_calls(run: Recording) -> set[int]:
@@ -191,17 +216,16 @@ def data_calls(run: Recording) -> set[int]:
     return found
 
 
-def models(model: keras.Model) -> Iterator[keras.Model]:
-    """Yields a model and those nested in it."""
-    yield model
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from models(layer)
+def models(model: keras.Model) -> list[keras.Model]:
+    """Returns a model and those nested in it."""
+    return [model, *(layer for layer in operations(model) if isinstance(layer, keras.Model))]
 
 
 def same(x: Any, y: Any) -> bool:
     """Returns whether two arrays or tensors have the same values, but for their dtype."""
-    return tuple(x.shape) == tuple(y.shape) and np.allclose(ops.convert_to_numpy(x), ops.convert_to_numpy(y), rtol=1e-2)
+    return tuple(x.shape) == tuple(y.shape) and np.allclose(
+        ops.convert_to_numpy(x), ops.convert_to_numpy(y), rtol=1e-2, equal_nan=True
+    )
 
 
 def _to_tensor(x: Any) -> Any:

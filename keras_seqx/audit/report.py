@@ -1,6 +1,9 @@
 """What an audit found, as a table."""
 
+import collections
 import dataclasses
+
+NOT_FINITE, NOT_COMPARED = UNSEEN = ("not finite", "not compared")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +19,10 @@ class AuditRow:
             magnitude; for the loss and the metrics relative to themselves.
         verdict: "ok", or one of these. At fault are "leak" (valid outputs change), "mask lost" (somebody behind it
             needed the mask), "wrong mask", "no mask" (it would be right with a mask, and there never was one), "mixes
-            rows" and "statistics leak" (as in training BatchNormalization). Not at fault are "misled" (it would be
-            right with the mask that another one lost), "mask ends" (nobody needed it) and "not seen" (its outputs do
-            not come row by row).
+            rows", "statistics leak" (as in training BatchNormalization) and "not finite" (of finite inputs it makes
+            outputs, statistics or a loss that hold no finite value to compare). Not at fault are "misled" (it would be
+            right with the mask that another one lost), "mask ends" (nobody needed it), "not seen" (its outputs do not
+            come row by row) and "not compared" (no finite value came in); `raise_on_leak` does not pass the last.
         remedy: how it is mended, empty if it is not at fault.
     """
 
@@ -49,6 +53,11 @@ class MaskingAudit:
         return list(dict.fromkeys(row.layer for row in self.rows if row.remedy))
 
     @property
+    def not_compared(self) -> list[str]:
+        """The names of those that have no finite value to compare, in order: padding may change them or not."""
+        return list(dict.fromkeys(row.layer for row in self.rows if row.verdict in UNSEEN))
+
+    @property
     def first_leak(self) -> str | None:
         """The first of them, or None."""
         return next(iter(self.leaks), None)
@@ -64,24 +73,31 @@ class MaskingAudit:
         return {row.layer: row.change for row in self.rows if row.kind == "metric"}
 
     def raise_on_leak(self) -> "MaskingAudit":
-        """Returns the audit itself if nothing leaks.
+        """Returns the audit itself if nothing leaks, and everything was seen.
 
         Raises:
-            AssertionError: something does; the message is the table.
+            AssertionError: something leaks, or has no finite value to compare; the message is the table.
         """
-        if self.leaks:
+        if set(self.leaks) - set(self.not_compared):
             raise AssertionError(f"padding changes what it must not change\n\n{self}")
+        if self.not_compared:
+            raise AssertionError(f"nothing finite could be compared, so that a leak would not be seen\n\n{self}")
         return self
 
     def __str__(self) -> str:
         table: list[tuple[str, ...]] = [("layer", "kind", "mask in", "mask out", "change", "verdict")]
+        names, seen = [row.layer for row in self.rows], collections.Counter[str]()
         for row in self.rows:
             masks = [("yes" if mask else "-") for mask in (row.mask_in, row.mask_out)]
-            table.append((row.layer, row.kind, *masks, f"{row.change:.1e}" if row.change else "0", row.verdict))
+            seen[row.layer] += 1
+            call = f" (call {seen[row.layer]})" if names.count(row.layer) > 1 else ""
+            table.append((row.layer + call, row.kind, *masks, f"{row.change:.1e}" if row.change else "0", row.verdict))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table]
         lines.insert(1, "-" * max(map(len, lines)))
         lines += ["", "leaks: " + (", ".join(self.leaks) or "none")]
         lines += dict.fromkeys(f"  {row.layer}: {row.remedy}." for row in self.rows if row.remedy)
+        if self.not_compared:
+            lines.append("nothing finite to compare: " + ", ".join(self.not_compared))
         lines += [f"note: {note}." for note in self.notes]
         return "\n".join(lines)

@@ -8,11 +8,17 @@ from typing import Any
 import keras
 
 from keras_seqx import _checks
+from keras_seqx.audit.padding_check import warn_of_padding
+from keras_seqx.data import LengthBucketing
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
 class PaddingMonitor(keras.callbacks.Callback):
     """Logs what part of each epoch's steps was valid, and how many valid steps a second were trained on.
+
+    When training begins, it tries the model on a few steps with and without padding. If padding changes the valid
+    outputs, the loss or a metric, it warns once, with the name of the layer at fault and what to do about it. The model
+    is not compiled for that, and nothing of it changes.
 
     It also counts the batches trained on, which `data.state_dict()` needs in the middle of an epoch: put it before a
     callback that asks for that.
@@ -47,13 +53,14 @@ class PaddingMonitor(keras.callbacks.Callback):
 
     def __init__(self, data: Any):
         super().__init__()
-        if not hasattr(data, "trained"):
+        if not isinstance(data, LengthBucketing):
             fix = "Hand it the data set that `fit` trains on"
             raise TypeError(_checks.message(self, "data", "a LengthBucketing", data, fix))
-        self.data = data
+        self.data: Any = data
         self._lock = threading.Lock()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        warn_of_padding(type(self).__name__, self.model, self.data.probe(), losses=True)
         self.data.trained = self.data.position
         self._shapes: set[tuple[int, ...]] = set()
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from keras_seqx import _checks
 from keras_seqx._core.keras_internals import class_weight_of_fit
+from keras_seqx._core.probe import Probe, Probed
 from keras_seqx.data.ahead import Ahead
 from keras_seqx.data.epochs import Epochs
+from keras_seqx.data.probe import make_probe
 from keras_seqx.data.progress import Progress
 from keras_seqx.data.stream import Stream
 
@@ -19,7 +21,7 @@ from keras_seqx.data.stream import Stream
 LOOKS = 2
 
 
-class Passes(keras.utils.PyDataset):
+class Passes(keras.utils.PyDataset, Probed):
     """Delivers the batches of `Epochs`, or of a `Stream`, and knows how far training is."""
 
     _epochs: Epochs
@@ -162,6 +164,12 @@ class Passes(keras.utils.PyDataset):
         self._finite("curriculum").curriculum = curriculum
         if self._ahead is not None:
             self._ahead.clear()
+
+    def probe(self) -> Probe:
+        """Returns a few of the sequences, for checks of a model: `audit_masking(model, data)` reads them."""
+        if self._stream is not None:
+            return self._stream.probe()
+        return make_probe(self._epochs.components, self._epochs.buckets, self._epochs.options, self._epochs.weighted)
 
     def _finite(self, name: str) -> Epochs:
         """Returns the epochs; raises for a stream, which has none."""

@@ -60,7 +60,7 @@ def sort_into_buckets(lengths: np.ndarray, options: Options) -> Buckets:
     lengths, order, cut = _settle_overlong(lengths, options)
     staying = lengths if len(order) == len(lengths) else lengths[order]
     if options.buckets is None:
-        boundaries, shapes = None, _round_up(staying.max(axis=0), options.length_multiple)[None]
+        boundaries, shapes = None, round_up(staying.max(axis=0), options.length_multiple)[None]
     else:
         boundaries = shapes = _boundaries(staying, options)
     rows = np.array([options.rows(padded) for padded in shapes])
@@ -218,7 +218,7 @@ def plan_epoch(buckets: Buckets, options: Options, seed: int, epoch: int, by_len
     rows = buckets.rows[bucket] if options.remainder == "fill" else size
     if buckets.boundaries is None:
         padded = np.maximum.reduceat(buckets.lengths[order[: stop.max(initial=0)]], start, axis=0)
-        padded = _round_up(padded, options.length_multiple)
+        padded = round_up(padded, options.length_multiple)
     else:
         padded = buckets.boundaries[bucket]
     turn = np.arange(len(start))
@@ -267,6 +267,6 @@ def _cut_into_batches(buckets: Buckets, options: Options) -> tuple[np.ndarray, n
     return start, np.minimum(start + size[bucket], buckets.edges[bucket + 1]), bucket
 
 
-def _round_up(lengths: np.ndarray, multiple: int) -> np.ndarray:
+def round_up(lengths: np.ndarray, multiple: int) -> np.ndarray:
     """Returns the least multiples that hold the lengths."""
     return -(-lengths // multiple) * multiple

@@ -7,9 +7,11 @@ import keras
 import numpy as np
 
 from keras_seqx import _checks
+from keras_seqx.audit.padding_check import warn_of_padding
 from keras_seqx.data.epochs import Epochs, assemble
 from keras_seqx.data.options import OWNER
 from keras_seqx.data.plan import plan_epoch
+from keras_seqx.data.probe import make_probe
 
 
 def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
@@ -28,6 +30,9 @@ def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
     for index in range(len(plan)):
         x = assemble(epochs.components, plan, index, 0, False)[0]
         made = model.predict_on_batch(x)
+        if not index:
+            probe = make_probe(epochs.components, epochs.buckets, epochs.options, epochs.weighted)
+            warn_of_padding("LengthBucketing.predict", model, probe, losses=False)
         rows.append(plan.sequences(index, 0))
         padded.append(plan.padded[index])
         outputs.append([output[plan.places(index, 0)] for output in keras.tree.flatten(made)])

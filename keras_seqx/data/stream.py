@@ -9,10 +9,12 @@ from typing import Any, cast
 import numpy as np
 
 from keras_seqx import _checks
+from keras_seqx._core.probe import Probe
 from keras_seqx.data.components import Components, read_components
 from keras_seqx.data.epochs import assemble
 from keras_seqx.data.options import OWNER, Options
 from keras_seqx.data.plan import plan_epoch, sort_into_buckets
+from keras_seqx.data.probe import make_probe
 from keras_seqx.data.ragged import read
 
 # So many batches stay at hand, for Keras asks for the first ones more than once.
@@ -115,6 +117,12 @@ class Stream:
             self._make_until(index)
             return self._first[index]
 
+    def probe(self) -> Probe:
+        """Returns a few samples of the first window."""
+        with self._lock:
+            self._make_until(0)
+            return self._probe
+
     def _make_until(self, position: int) -> None:
         """Makes all batches up to a position."""
         while len(self._steps) <= position:
@@ -149,6 +157,8 @@ class Stream:
             buckets = sort_into_buckets(components.lengths, options)
             plan = plan_epoch(buckets, options, self._key, number)
             components = components.cut(buckets.lengths)
+            if not number:
+                self._probe = make_probe(components, buckets, options, weighted)
             for index in range(len(plan)):
                 shape = (plan.rows[index], *plan.padded[index])
                 steps = plan.valid_steps[index], plan.total_steps[index], shape

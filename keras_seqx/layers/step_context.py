@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.layers import time_folding
 
 _valid: contextvars.ContextVar[Any] = contextvars.ContextVar("valid", default=None)
@@ -32,29 +33,24 @@ def of_steps(layer: Any, valid: Any) -> Iterator[None]:
         yield
         return
     token = _valid.set(valid)
-    parts = [part for part in layer._flatten_layers() if isinstance(part, keras.layers.BatchNormalization)]
-    before = [vars(part).get("call") for part in parts]
-    for part in parts:
-        object.__setattr__(part, "call", _counting(part, valid))
     try:
-        yield
+        with contextlib.ExitStack() as stack:
+            for part in layer._flatten_layers():
+                if isinstance(part, keras.layers.BatchNormalization):
+                    stack.enter_context(keras_internals.patched_call(part, _counting(part, valid)))
+            yield
     finally:
-        for part, call in zip(parts, before, strict=True):
-            if call is None:
-                object.__delattr__(part, "call")
-            else:
-                object.__setattr__(part, "call", call)
         _valid.reset(token)
 
 
 def _counting(layer: Any, valid: Any) -> Any:
-    def call(inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    def call(original: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         if None not in (inputs.shape[0], valid.shape[0]) and inputs.shape[0] != valid.shape[0]:
             what = f"one that keeps the {valid.shape[0]} steps of the batch along the first axis up to {layer.name!r}"
             fix = "Leave the first axis alone before a batch normalization"
             raise ValueError(_checks.message("MaskedTimeDistributed", "layer", what, tuple(inputs.shape), fix, "shape"))
         rows = time_folding.expand(valid, inputs[..., 0])
         mask = rows if mask is None else ops.logical_and(mask, time_folding.expand(valid, mask))
-        return type(layer).call(layer, inputs, training=training, mask=mask)
+        return original(inputs, training=training, mask=mask)
 
     return call

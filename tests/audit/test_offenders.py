@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_seqx import AutoregressiveDecoder, MaskedTimeDistributed, RepeatToLength
+from keras_seqx import AutoregressiveDecoder, KeepMask, MaskedTimeDistributed, RepeatToLength
 from keras_seqx.audit import audit_masking
 from tests.audit.models import (
     DATA,
@@ -86,7 +86,11 @@ INNOCENTS = {
         mean(),
     ],
     "attention": [attention_block],
-    "recurrent": [layers.Bidirectional(layers.LSTM(2, return_sequences=True)), layers.GRU(2), layers.Dense(2)],
+    "recurrent": [
+        KeepMask(layers.Bidirectional(layers.LSTM(2, return_sequences=True))),
+        layers.GRU(2),
+        layers.Dense(2),
+    ],
     "decoder": [lambda h: AutoregressiveDecoder(layers.SimpleRNNCell(4))(h, steps=2)],
     "every step": [
         lambda h: RepeatToLength()([layers.LSTM(4)(h), h]),
@@ -174,3 +178,45 @@ def test_nested_and_shared_layers_are_opened():
     assert len(audit.leaks) == 1
     assert audit.first_leak.startswith("inner/multiply")
     assert audit.rows[-1].layer == "top/mean"
+
+
+# Layers that keep the steps of their input, and end its mask from Keras 3.16 on.
+KEEPING = {
+    "LSTM": lambda: layers.LSTM(2, return_sequences=True),
+    "GRU": lambda: layers.GRU(2, return_sequences=True),
+    "SimpleRNN": lambda: layers.SimpleRNN(2, return_sequences=True),
+    "RNN": lambda: layers.RNN(layers.SimpleRNNCell(2), return_sequences=True),
+    "Bidirectional": lambda: layers.Bidirectional(layers.SimpleRNN(2, return_sequences=True)),
+}
+
+
+@pytest.mark.parametrize("kind", KEEPING)
+def test_the_mask_that_a_recurrent_layer_ends_is_kept_by_keep_mask(kind):
+    kept = audit_masking(model(KeepMask(KEEPING[kind]()), mean()), DATA)
+    assert kept.leaks == [], str(kept)
+    for marked in (None, False):
+        layer = KEEPING[kind]()
+        if marked is not None:
+            layer.supports_masking = marked  # as Keras 3.16 has it
+        audit = audit_masking(model(layer, mean()), DATA)
+        if layer.supports_masking:
+            assert audit.leaks == [], str(audit)
+        else:
+            assert audit.leaks == [layer.name], str(audit)
+            assert audit.rows[1].verdict == "mask lost"
+            assert "KeepMask" in audit.rows[1].remedy
+
+
+def test_what_keep_mask_cannot_mend_has_another_remedy():
+    def remedy_of(layer):
+        (row,) = [row for row in audit_masking(model(layer, mean()), DATA).rows if row.remedy]
+        return row.remedy
+
+    backwards = layers.SimpleRNN(2, return_sequences=True, go_backwards=True)
+    assert "Bidirectional" in remedy_of(backwards)
+    every_step = layers.TimeDistributed(layers.Dense(2))
+    every_step.supports_masking = False
+    assert "MaskedTimeDistributed" in remedy_of(every_step)
+    assert "wrap it in keras_seqx.KeepMask" in remedy_of(layers.Conv1D(2, 2, padding="causal"))
+    # The wrapper keeps the mask, and the window still takes padding in.
+    assert 'padding="causal"' in remedy_of(KeepMask(layers.Conv1D(2, 3, padding="same")))

@@ -1,0 +1,163 @@
+"""A quick check of a model before it is trained on padded data, or predicts for it."""
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_seqx._core.probe import Probe, ProbeBatch
+from keras_seqx.audit.alignment import compare
+from keras_seqx.audit.masking_audit import any_length, audit_batch
+
+# So few steps are enough to see padding, and so much of it.
+STEPS, PADDING = 4, 3
+# Relative, and more than lower precision on an accelerator may change; what leaks changes more.
+MOVED = {"float16": 2e-2, "bfloat16": 1e-1}
+LARGE = 2**20
+
+_checked: dict[bool, weakref.WeakSet] = {True: weakref.WeakSet(), False: weakref.WeakSet()}
+
+
+def warn_of_padding(owner: str, model: Any, probe: Probe, losses: bool) -> None:
+    """Warns if padding changes what a model computes; each model is checked once.
+
+    The model runs on a few steps of one sequence, and on the same steps with padding, eagerly and with
+    `training=False`. On JAX, `jit` is off meanwhile, so that single operations are compiled, and no whole program. Only
+    a model that fails is audited, for the name of the layer. The model is left as it was. An error becomes a warning,
+    because a check must not end training.
+
+    Args:
+        owner: who warns.
+        model: the model; anything else is left alone.
+        probe: sequences of the data.
+        losses: whether to look at the loss and the metrics too, which must have been built.
+    """
+    if not isinstance(model, keras.Model) or not probe.is_padded or any(model in _checked[c] for c in {True, losses}):
+        return
+    _checked[losses].add(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of layers that lose a mask
+        try:
+            text = _check(model, probe, losses)
+        except Exception as error:
+            text = (
+                f"whether padding changes what {model.name!r} computes could not be checked: "
+                f"{type(error).__name__}: {error}"
+            )
+    if text:
+        warnings.warn(f"{owner}: {text}", stacklevel=3)
+
+
+def _check(model: keras.Model, probe: Probe, losses: bool) -> str:
+    """Returns what is wrong, empty if nothing is."""
+    row = np.argmax(probe.lengths.sum(axis=1))
+    first, following = probe.shapes[0], probe.shapes[min(1, len(probe.shapes) - 1)]
+    attempts = [(np.minimum(probe.lengths[row], STEPS), None)]
+    # A model that needs more steps than a few runs at those of the data.
+    attempts += [(np.minimum(probe.lengths[row], first), following)]
+    for last, (steps, padded) in enumerate(attempts, 1 - len(attempts)):
+        if padded is None:
+            padded = steps + PADDING
+        short, long = (probe.batch(np.array([row]), steps[None], size) for size in (steps, padded))
+        try:
+            moved = _moved(model, short, long, losses)
+        except Exception:
+            if last == 0 or (padded == steps).all():
+                raise
+            continue
+        return _describe(model, probe, steps, moved, losses) if moved else ""
+    return ""
+
+
+def _moved(model: keras.Model, short: ProbeBatch, long: ProbeBatch, losses: bool) -> str:
+    """Returns what padding changes, empty if nothing."""
+    with any_length(model), _eager(), keras.StatelessScope(_weights(model)):
+        outputs, measured = [], []
+        for batch in (short, long):
+            x = _tensors(batch.x)
+            outputs.append(model(x, training=False))
+            if losses:
+                measured.append(_measure(model, x, batch, outputs[-1]))
+    compared = False
+    for a, b in zip(*map(tree.flatten, outputs), strict=True):
+        limit = MOVED.get(keras.backend.standardize_dtype(a.dtype), 1e-3)
+        a, b = ops.convert_to_numpy(a), ops.convert_to_numpy(b)
+        if a.ndim != b.ndim or a.ndim == 0 or np.any(np.array(a.shape) > b.shape):
+            continue
+        difference, scale, finite, _ = compare(b[tuple(map(slice, a.shape))], a)
+        compared |= finite > 0
+        if difference > limit * scale:
+            return "valid outputs"
+    if not compared:
+        raise ValueError("its outputs have no finite values, or do not come row by row")
+    for name in measured[0] if losses else ():
+        a, b = measured[0][name], measured[1].get(name, np.nan)
+        if abs(a - b) > 1e-3 * max(abs(a), abs(b)):
+            return "loss" if name == "loss" else f"metric {name!r}"
+    return ""
+
+
+def _measure(model: keras.Model, x: Any, batch: ProbeBatch, outputs: Any) -> dict[str, float]:
+    """Returns the loss and the metrics of one batch; nothing where `fit` itself is going to raise."""
+    if not model.compiled or batch.y is None:
+        return {}
+    y, weight = _tensors(batch.y), _tensors(batch.sample_weight)
+    try:
+        loss = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight, training=False)
+        model.reset_metrics()
+        values = {**model.compute_metrics(x, y, outputs, weight), "loss": loss}
+    except Exception:
+        return {}
+    return {name: float(np.mean(ops.convert_to_numpy(value))) for name, value in values.items() if value is not None}
+
+
+def _tensors(part: Any) -> Any:
+    return None if part is None else tree.map_structure(ops.convert_to_tensor, part)
+
+
+def _describe(model: keras.Model, probe: Probe, steps: np.ndarray, moved: str, losses: bool) -> str:
+    """Returns the warning: what changes, who is at fault, and the remedy."""
+    rows = np.arange(min(2, len(probe.lengths)))
+    lengths = np.maximum(np.minimum(probe.lengths[rows], steps) - rows[:, None], 1)
+    text = f"padding changes the {moved} of {model.name!r}. "
+    try:
+        audit = audit_batch(model, probe.batch(rows, lengths, lengths.max(axis=0)), PADDING)
+        found = [row for row in audit.rows if row.remedy and (losses or row.kind not in ("loss", "metric"))]
+        text += f"{found[0].layer}: {found[0].remedy}. " if found else ""
+    except Exception as error:
+        text += f"The layer at fault could not be found ({type(error).__name__}: {error}). "
+    return text + "`print(keras_seqx.audit_masking(model, data))` shows every layer."
+
+
+def _weights(model: keras.Model) -> Iterator[tuple[Any, Any]]:
+    """Yields other values for weights that are constant, as biases are before training, because they hide padding."""
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if np.prod(variable.shape) <= LARGE:
+            value = ops.convert_to_numpy(variable.value)
+            if value.size and value.dtype.kind != "c" and (value == value.flat[0]).all():
+                noise = rng.normal(0.0, 0.1, value.shape)
+                yield variable, ops.convert_to_tensor(value.astype("float32") + noise, variable.dtype)
+
+
+@contextlib.contextmanager
+def _eager() -> Iterator[None]:
+    """Runs what is under it operation by operation, without gradients."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        with jax.disable_jit():
+            yield
+    elif backend == "torch":
+        import torch
+
+        with torch.no_grad():
+            yield
+    else:
+        yield
