@@ -9,12 +9,14 @@ trains a classifier that does, prints what `audit_masking` finds in it, trains t
 both classify the same recordings with 0, 10 and 50 more padded steps. It takes half a minute on two cores.
 """
 
-import argparse
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import warnings
+from typing import Any
+
+from command_line import Parser
+
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    args = Parser(__doc__, seed="the recordings and the weights").parse_args()
 
 import keras
 import numpy as np
@@ -92,13 +94,7 @@ def build_model(mended: bool) -> keras.Model:
     return model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the recordings and the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
+def main(args: Any) -> None:
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     count, epochs = (128, 1) if args.quick else (1024, 10)
@@ -127,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

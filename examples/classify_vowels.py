@@ -10,49 +10,67 @@ takes about a minute on two cores, prints the accuracy of each fold and draws `o
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_file, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the folds, the order and the weights",
+        files={"picture": "vowels_confusion.png"},
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--data",
+        type=existing_file(".ts"),
+        required=True,
+        metavar="FILE",
+        help="labelled series, .ts. Japanese Vowels is number 128 of the UCI Machine Learning Repository "
+        "(archive.ics.uci.edu/dataset/128), and JapaneseVowels at timeseriesclassification.com",
+    )
+    parser.add_argument(
+        "--folds", type=whole_number(2), default=5, metavar="N", help="parts, each of which is tested once (default: 5)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=whole_number(1),
+        metavar="N",
+        help="epochs to train for each part (default: 30, with --quick 10)",
+    )
+    args = parser.parse_args()
 
 import keras
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from series_files import read_series, read_ts_labels
 
 import keras_seqx
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-DATA = Path(__file__).parents[2] / "shared" / "data" / "japanese_vowels" / "train.ts"
-ORIGIN = (
-    "Japanese Vowels, number 128 of the UCI Machine Learning Repository (archive.ics.uci.edu/dataset/128); in the .ts "
-    "form it is JapaneseVowels of the archive at timeseriesclassification.com"
-)
-
 Sequences = list[np.ndarray]
+
+# A quick run reads at most so many series of each class, and so many steps of each.
+QUICK_SERIES, QUICK_STEPS = 20, 100
 
 
 # --- The data
 
 
-def read(path: Path) -> tuple[Sequences, np.ndarray, list[str]]:
+def read(path: Path, quick: bool) -> tuple[Sequences, np.ndarray, list[str]]:
     """Returns the series (T, D), the number of each one's speaker (R,), and the speakers' names."""
-    if path.suffix.lower() != ".ts" or not path.is_file():
-        raise SystemExit(f"classify_vowels: {path} is no .ts file. The data are {ORIGIN}. Say --data FILE.ts")
     try:
-        _, series = read_series(path)
+        series = read_series(path).series
         names, speakers = np.unique(read_ts_labels(path), return_inverse=True)
     except (OSError, ValueError) as error:
         raise SystemExit(f"classify_vowels: {error}") from None
+    if quick:
+        # Some series of each class, and the first steps of each, are enough to see that it works.
+        rows = np.sort(np.concatenate([np.flatnonzero(speakers == k)[:QUICK_SERIES] for k in range(len(names))]))
+        series, speakers = [series[i][:QUICK_STEPS] for i in rows], speakers[rows]
     return series, speakers.astype("int32"), names.tolist()
 
 
@@ -136,28 +154,13 @@ def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, metavar="FILE", help=f"labelled series, .ts: {ORIGIN}")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--folds", type=int, default=5, help="parts that are tested in turn (default: 5)")
-    parser.add_argument("--epochs", type=int, help="how long to train for each (default: 30, with --quick 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds, the order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="two folds and few epochs, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    series, speakers, names = read(args.data)
+def main(args: Any) -> None:
+    series, speakers, names = read(args.data, args.quick)
     fewest = np.bincount(speakers).min()
     if len(names) < 2 or fewest < 2:
-        parser.error(f"{args.data} must hold two classes at least, and two series of each")
-    if not 2 <= args.folds <= fewest:
-        parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+        raise SystemExit(f"classify_vowels: {args.data} must hold two classes at least, and two series of each")
+    if args.folds > fewest:
+        raise SystemExit(f"classify_vowels: --folds must be from 2 to {fewest}, the fewest series of a class")
     epochs = args.epochs or (10 if args.quick else 30)
 
     # "fill" gives each bucket one shape alone, and so one compilation.
@@ -183,11 +186,10 @@ def main() -> None:
     note = " (quick run)" if args.quick else ""
     if args.quick:
         print("These are the figures of the quick run.")
-    picture = args.out / "vowels_confusion.png"
     title = f"Who speaks: {np.trace(confusion)} of {confusion.sum()} recordings named rightly{note}"
-    draw(confusion, names, report, title, picture)
-    print(f"\nPicture  {picture}")
+    draw(confusion, names, report, title, args.picture)
+    print(f"\nPicture  {args.picture}")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

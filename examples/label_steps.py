@@ -13,26 +13,31 @@ list of arrays (T, D) and a list of arrays (T,), each pair with its own T.
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the sequences, their order and the weights",
+        files={"picture": "label_steps.png", "model": "label_steps.keras"},
+        needs=("matplotlib",),
+    )
+    # The first epoch compiles, and says nothing of the speed.
+    parser.add_argument(
+        "--epochs", type=whole_number(2), metavar="N", help="the most epochs to train for (default: 30, with --quick 6)"
+    )
+    args = parser.parse_args()
 
 import keras
 import numpy as np
+from matplotlib import pyplot as plt
 
 import keras_seqx
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
 
@@ -160,20 +165,7 @@ def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: f
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="the most epochs to train for (default: 30, with --quick 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sequences, their order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 2:
-        parser.error("--epochs must be at least 2: the first one compiles, and tells nothing of the speed")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(args: Any) -> None:
     size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 30)
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -204,18 +196,17 @@ def main() -> None:
     print_speeds({f"{buckets} buckets": (train, history), "to the longest": (padded, padded_history)})
     labels = answers["the whole sequence"]
     accuracy = np.mean(np.concatenate(labels) == np.concatenate(y_test))
-    draw(train.report(), x_test, y_test, labels, accuracy, args.out / "label_steps.png")
+    draw(train.report(), x_test, y_test, labels, accuracy, args.picture)
 
-    file = args.out / "label_steps.keras"
-    model.save(file)
+    model.save(args.model)
     long, truth = draw_sequence(250, rng)
-    outputs = keras.saving.load_model(file).predict({"inputs": long[None], "lengths": np.array([250])}, verbose=0)
+    outputs = keras.saving.load_model(args.model).predict({"inputs": long[None], "lengths": np.array([250])}, verbose=0)
     right = np.mean(outputs[0].argmax(axis=-1) == truth)
     print(f"\nLoaded again, the model labels a sequence of 250 steps, none was longer than 100: {right:.1%} right.")
     if args.quick:
         print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'label_steps.png'}\nModel    {file}")
+    print(f"\nPicture  {args.out / 'label_steps.png'}\nModel    {args.model}")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

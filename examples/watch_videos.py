@@ -14,26 +14,33 @@ draws `out/watch_videos.png`.
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the videos, their order and the weights",
+        files={"picture": "watch_videos.png", "model": "watch_videos.keras"},
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--epochs",
+        type=whole_number(1),
+        metavar="N",
+        help="epochs to train each model for (default: 15, with --quick 1)",
+    )
+    args = parser.parse_args()
 
 import keras
 import numpy as np
+from matplotlib import pyplot as plt
 
 import keras_seqx
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
 
@@ -176,20 +183,7 @@ def draw(videos: list, headings: list, counts: list, answers: dict[str, Any], pa
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="epochs to train each model for (default: 15, with --quick 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the videos, their order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(args: Any) -> None:
     size, buckets, epochs = (64, 1, args.epochs or 1) if args.quick else (3000, 4, args.epochs or 15)
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -246,13 +240,12 @@ def main() -> None:
         f"\nA video of {len(test_videos[i])} frames alone, and padded among longer ones: the logits differ by at most "
         f"{np.abs(alone[0] - among[i]).max():.1e}."
     )
-    draw(test_videos, test_headings, test_counts, answers, args.out / "watch_videos.png")
-    file = args.out / "watch_videos.keras"
-    models["many to many"].save(file)
+    draw(test_videos, test_headings, test_counts, answers, args.picture)
+    models["many to many"].save(args.model)
     if args.quick:
         print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'watch_videos.png'}\nModel    {file} (many to many)")
+    print(f"\nPicture  {args.out / 'watch_videos.png'}\nModel    {args.model} (many to many)")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)
