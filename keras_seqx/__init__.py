@@ -20,6 +20,7 @@ from keras_seqx.data import LengthBucketing as LengthBucketing
 from keras_seqx.data import RaggedArray as RaggedArray
 from keras_seqx.layers import AttentionCell as AttentionCell
 from keras_seqx.layers import AutoregressiveDecoder as AutoregressiveDecoder
+from keras_seqx.layers import KeepMask as KeepMask
 from keras_seqx.layers import MaskedTimeDistributed as MaskedTimeDistributed
 from keras_seqx.layers import RepeatToLength as RepeatToLength
 from keras_seqx.layers import SequenceMask as SequenceMask
@@ -62,6 +63,7 @@ __all__ = [
     "Gaussian",
     "Greedy",
     "Identity",
+    "KeepMask",
     "LengthBucketing",
     "LengthCurriculum",
     "MaskedTimeDistributed",

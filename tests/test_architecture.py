@@ -68,6 +68,7 @@ def test_everything_public_is_listed_and_documented():
             (
                 "AttentionCell",
                 "AutoregressiveDecoder",
+                "KeepMask",
                 "MaskedTimeDistributed",
                 "RepeatToLength",
                 "SequenceMask",
