@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         needs: tuple[str, ...] = (),
     ):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.files, self.word, self.needs = files, quick, needs
+        self.files, self.word, self.needs = files or {}, quick, needs
         self.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
         self.add_argument(
             "--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help=f"of {seed} (default: 0)"
@@ -48,36 +48,37 @@ class Parser(argparse.ArgumentParser):
                 "--out", type=Path, default=Path("out"), metavar="DIR", help=f"where to write {names} (default: out)"
             )
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the arguments; ends with one line and exit status 2 if the run would fail for them later."""
+    def parse_args(self, *args: Any, unless: str = "", **kwargs: Any) -> Any:
+        """Returns the arguments; ends with one line and exit status 2 if the run would fail for them later.
+
+        With the argument named `unless`, the example writes no files, and `--out` need not be writable.
+        """
         arguments = super().parse_args(*args, **kwargs)
+        end_in_one_line(self.prog)
         for package in self.needs:
             if importlib.util.find_spec(package) is None:
                 self.exit(2, f'{self.prog} needs {package}: pip install "keras_seqx[examples]"\n')
-        for name, file in (self.files or {}).items():
+        for name, file in self.files.items():
             path = arguments.out / file
             setattr(arguments, name, path.with_stem(f"{path.stem}_{self.word}") if arguments.quick else path)
-        try:
-            if self.files:
-                check_writable(arguments.out, [getattr(arguments, name) for name in self.files])
-        except OSError as error:
-            self.error(f"argument --out: cannot write to {error.filename}: {error.strerror}")
+        if self.files and getattr(arguments, unless, None) is None:
+            self.check_writable(arguments.out, [getattr(arguments, name) for name in self.files])
         os.environ["MPLBACKEND"] = "Agg"  # pictures are written to files, and need no screen
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        end_in_one_line(self.prog)
         return arguments
 
-
-def check_writable(folder: Path, files: list[Path]) -> None:
-    """Makes the folder where it is missing; raises an `OSError` if one of the files could not be written to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if file.exists():
-            file.open("ab").close()
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+    def check_writable(self, folder: Path, files: list[Path]) -> None:
+        """Makes the folder if there is none; ends with an error if one of the files could not be written to it."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            for file in files:
+                if file.exists():
+                    file.open("ab").close()
+        except OSError as error:
+            # A temporary file has a name that says nothing to the reader.
+            place = error.filename if error.filename in map(str, files) else folder
+            self.error(f"argument --out: cannot write to {place}: {error.strerror}")
 
 
 def end_in_one_line(program: str) -> None:
@@ -86,6 +87,7 @@ def end_in_one_line(program: str) -> None:
     def end(*_: Any) -> None:
         # Not an exception: a backend that calls Python could swallow it, or turn it into another one. `os.write` is
         # safe even if the signal came in the middle of a `print`.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one line, however often Ctrl-C is pressed
         os.write(2, f"\n{program}: interrupted\n".encode())
         os._exit(130)
 
@@ -94,10 +96,11 @@ def end_in_one_line(program: str) -> None:
 
 def run_again(*arguments: str) -> int:
     """Runs this script in a fresh process with more arguments; returns its exit status."""
-    process = subprocess.Popen([sys.executable, *sys.argv, *arguments])
+    processes: list[subprocess.Popen] = []
     # Ctrl-C ends the fresh process, which prints the one line; this one waits for it.
-    signal.signal(signal.SIGINT, lambda *_: process.send_signal(signal.SIGINT))
-    return process.wait()
+    signal.signal(signal.SIGINT, lambda *_: [process.send_signal(signal.SIGINT) for process in processes])
+    processes.append(subprocess.Popen([sys.executable, *sys.argv, *arguments]))
+    return processes[0].wait()
 
 
 # --- Types of arguments
@@ -129,5 +132,17 @@ def existing_file(*endings: str) -> Callable[[str], Path]:
         if not path.is_file():
             raise argparse.ArgumentTypeError(f"there is no file {path}")
         return path
+
+    return convert
+
+
+def existing_folder(*files: str) -> Callable[[str], Path]:
+    """Returns the type of an argument that names a folder with all of the files in it."""
+
+    def convert(text: str) -> Path:
+        for file in files:
+            if not (Path(text) / file).is_file():
+                raise argparse.ArgumentTypeError(f"there is no file {Path(text) / file}")
+        return Path(text)
 
     return convert

@@ -87,7 +87,8 @@ def build_model(context: bool) -> keras.Model:
     lengths = keras.Input((), dtype="int32", name="lengths")
     hidden: Any = keras_seqx.SequenceMask()([inputs, lengths])
     if context:
-        hidden = keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))(hidden)
+        read = keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))
+        hidden = keras_seqx.KeepMask(read)(hidden)  # the loss and the metrics must not count padding
     else:
         hidden = keras.layers.Dense(64, "relu")(keras.layers.Dense(64, "relu")(hidden))
     outputs = keras.layers.Dense(len(CLASSES))(hidden)

@@ -18,7 +18,6 @@ it is started again.
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -30,21 +29,45 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_folder, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the weights, the draws and the order",
+        files={"picture": "pronounce_words.png", "model": "pronounce_words.keras"},
+        quick="tiny",
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--data",
+        type=existing_folder("train.txt", "dev.txt"),
+        metavar="DIR",
+        help="where train.txt and dev.txt are (default: download)",
+    )
+    parser.add_argument("--config", choices=["quick", "best"], default="quick", help="how large (default: quick)")
+    parser.add_argument(
+        "--epochs", type=whole_number(1), metavar="N", help="epochs to train for, instead of the configuration's"
+    )
+    parser.add_argument("--say", nargs="*", metavar="WORD", help="pronounce words by the model of --out, do not train")
+    args = parser.parse_args(unless="say")
+    args.config = "tiny" if args.quick else args.config
+    args.run = args.out / f"pronounce_words_{args.config}"
+    if args.say is None:
+        parser.check_writable(args.run, [args.run / "run.json", args.run / "history.csv"])
+    elif not args.model.is_file():
+        # A quick run has a model too.
+        args.model = args.out / "pronounce_words_tiny.keras"
+        if not args.model.is_file():
+            parser.error(f"there is no model in {args.out}: train one first, without --say")
 
 import keras
 import numpy as np
 from keras import layers, ops
+from matplotlib import pyplot as plt
 
 import keras_seqx
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 logging.getLogger("tensorflow").setLevel("ERROR")
 
@@ -120,9 +143,6 @@ def load(data: Path | None, out: Path) -> tuple[Words, Words]:
                     keras.utils.get_file(name, url, cache_dir=str(out), cache_subdir="cmudict")
                 except Exception as error:  # whatever the network says
                     raise SystemExit(f"pronounce_words: {url} cannot be had: {error}. Say --data DIR") from None
-    for name in FILES:
-        if not (data / name).is_file():
-            raise SystemExit(f"pronounce_words: there is no {data / name}. Say --data DIR, with {' and '.join(FILES)}")
     train, dev = (read_dictionary(data / name) for name in FILES)
     return train, {word: phones for word, phones in dev.items() if word not in train}
 
@@ -179,7 +199,8 @@ def build(config: Config, seed: int) -> tuple[keras.Model, Any, Any]:
     phones = keras.Input((None,), dtype="int32", name="phones")
     hidden = layers.Embedding(1 + len(LETTERS), config.embedding, mask_zero=True)(letters)
     for _ in range(config.encoder_layers):
-        hidden = layers.Bidirectional(layers.LSTM(config.units, return_sequences=True))(hidden)
+        read = layers.Bidirectional(layers.LSTM(config.units, return_sequences=True))
+        hidden = keras_seqx.KeepMask(read)(hidden)  # the decoder must not look at padding
         hidden = layers.Dropout(config.dropout)(hidden)
     encoder = keras.Model(letters, hidden, name="encoder")
 
@@ -279,8 +300,8 @@ def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, fl
 
 def say(words: list[str], path: Path) -> None:
     """Pronounces words, or what is typed."""
-    if not path.is_file():
-        raise SystemExit(f"pronounce_words: there is no {path}. Train a model first, without --say")
+    if path.stem.endswith("_tiny"):
+        print(f"There is only the model of a quick run, {path}, which has learned little.")
     model = keras.saving.load_model(path)
 
     def spell(word: str) -> None:
@@ -301,9 +322,9 @@ def say(words: list[str], path: Path) -> None:
                 spell(word)
 
 
-def record(args: Any, config: Config, folder: Path, scores: dict[str, Any], seconds: float, parameters: int) -> None:
+def record(args: Any, config: Config, scores: dict[str, Any], seconds: float, parameters: int) -> None:
     """Writes what a run was and what it gave: everything that it takes to compare it with another one."""
-    history = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
+    history = np.genfromtxt(args.run / "history.csv", delimiter=",", names=True, ndmin=1)
     run = {
         "command": " ".join(["python", *sys.argv]),
         "configuration": dataclasses.asdict(config),
@@ -321,33 +342,16 @@ def record(args: Any, config: Config, folder: Path, scores: dict[str, Any], seco
         "scores": scores,
         "history": {name: [float(f"{value:.5g}") for value in history[name]] for name in history.dtype.names or ()},
     }
-    (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+    (args.run / "run.json").write_text(json.dumps(run, indent=1) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where train.txt and dev.txt are (default: download)")
-    parser.add_argument("--config", choices=["quick", "best"], default="quick", help="how large (default: quick)")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the draws and the order (default: 0)")
-    parser.add_argument("--epochs", type=int, help="how long to train instead of the configuration's epochs")
-    parser.add_argument("--say", nargs="*", metavar="WORD", help="pronounce words by the model of --out, do not train")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    file = args.out / "pronounce_words.keras"
+def main(args: Any) -> None:
     if args.say is not None:
-        say(args.say, file)
+        say(args.say, args.model)
         return
-    name = "tiny" if args.quick else args.config
-    config = CONFIGS[name]
+    config = CONFIGS[args.config]
     if args.epochs:
         config = dataclasses.replace(config, epochs=args.epochs)
-    folder = args.out / f"pronounce_words_{name}"
-    folder.mkdir(parents=True, exist_ok=True)
 
     words, dev = load(args.data, args.out)
     words = dict(list(words.items())[: config.words])
@@ -357,7 +361,7 @@ def main() -> None:
     print(f"{len(words):,} words to train on, {len(dev):,} others to test\n\n{data.report()}\n")
     model, encoder, decoder = build(config, args.seed)
     model.summary()
-    seconds = train(model, data, validation, config, folder)
+    seconds = train(model, data, validation, config, args.run)
 
     scores: dict[str, Any] = {}
     listed = list(dev)
@@ -370,20 +374,18 @@ def main() -> None:
     print(f"\n{'':16}{'WER':>8}{'PER':>8}")
     for search, rates in scores.items():
         print(f"{search:16}{rates['WER']:8.2%}{rates['PER']:8.2%}")
-    record(args, config, folder, scores, seconds, model.count_params())
+    record(args, config, scores, seconds, model.count_params())
 
     spoken = speaker(encoder, decoder, config.beams, alignments=True)
-    spoken.save(file)
+    spoken.save(args.model)
     shown: list[str] = [w for w in ("ABBREVIATED", "KNIGHTLY", "PSYCHOLOGICAL", "THOROUGHNESS") if w in dev]
     shown += [w for w in sorted(dev, key=lambda w: (abs(len(w) - 9), w))[:: max(1, len(dev) // 40)] if w not in shown]
-    draw(
-        shown[:6], dev, keras.saving.load_model(file), scores[f"{config.beams} beams"], args.out / "pronounce_words.png"
-    )
+    draw(shown[:6], dev, keras.saving.load_model(args.model), scores[f"{config.beams} beams"], args.picture)
     if args.quick:
         print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'pronounce_words.png'}\nModel    {file}\nRun      {folder / 'run.json'}")
+    print(f"\nPicture  {args.picture}\nModel    {args.model}\nRun      {args.run / 'run.json'}")
     print(f"\nTry      python examples/pronounce_words.py --out {args.out} --say keras tensor flow")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

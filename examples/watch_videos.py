@@ -111,7 +111,9 @@ def video_model(many: bool, steps: int) -> keras.Model:
     lengths = keras.Input((), dtype="int32", name="lengths")
     # The network is called once, on the frames of all videos; frames that are padding count in none of its statistics.
     seen = keras_seqx.MaskedTimeDistributed(look(1))(keras_seqx.SequenceMask()([frames, lengths]))
-    hidden = keras.layers.LSTM(48, return_sequences=many)(seen)
+    read = keras.layers.LSTM(48, return_sequences=many)
+    # With an output for each frame, the loss and the metrics need the mask, in order not to count padding.
+    hidden = (keras_seqx.KeepMask(read) if many else read)(seen)
     outputs = keras.layers.Dense(len(HEADINGS) if many else MOST + 1)(hidden)
     model = keras.Model({"inputs": frames, "lengths": lengths}, outputs)
     reduction = "mean_with_sample_weight" if many else "sum_over_batch_size"
