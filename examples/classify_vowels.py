@@ -1,11 +1,11 @@
-"""Tells who speaks: one label for each sequence, of whatever length, tested by cross-validation.
+"""Identifies speakers: gives each sequence one label, whatever its length, and tests that by cross-validation.
 
-Nine speakers say two vowels; each of the 270 recordings is a series of 12 channels and 7 to 26 steps. A bidirectional
-LSTM reads it and names the speaker. Every recording is named once by a model that has not seen it:
+Nine speakers say two vowels. Each of the 270 recordings is a series of 12 channels and 7 to 26 steps. A bidirectional
+LSTM reads a recording and names the speaker. Each recording is tested once, by a model that was not trained on it:
 
     python examples/classify_vowels.py --data JapaneseVowels_TRAIN.ts
 
-takes about a minute on two cores, prints the accuracy of each fold and draws `out/vowels_confusion.png`.
+takes about a minute on two cores. It prints the accuracy of each fold and draws `out/vowels_confusion.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
@@ -70,12 +70,13 @@ def read(path: Path, quick: bool) -> tuple[Sequences, np.ndarray, list[str]]:
     if quick:
         # Some series of each class, and the first steps of each, are enough to see that it works.
         rows = np.sort(np.concatenate([np.flatnonzero(speakers == k)[:QUICK_SERIES] for k in range(len(names))]))
+        print(f"A quick run: {len(rows)} of {len(series)} series, at most the first {QUICK_STEPS} steps of each.")
         series, speakers = [series[i][:QUICK_STEPS] for i in rows], speakers[rows]
     return series, speakers.astype("int32"), names.tolist()
 
 
 def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Returns the fold of each series, (R,); every class is dealt out to the folds evenly."""
+    """Returns the fold of each series, (R,). Every fold gets an equal share of every class."""
     rng = np.random.default_rng(seed)
     fold_of = np.empty(len(classes), int)
     dealt = 0
@@ -90,7 +91,7 @@ def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
-    """Returns a compiled model that standardises by the frames (N, D) of the training series."""
+    """Returns a compiled model that standardizes its inputs by the frames (N, D) of the training series."""
     inputs = keras.Input((None, frames.shape[1]), name="inputs")
     lengths = keras.Input((), dtype="int32", name="lengths")
     variance = np.maximum(frames.var(axis=0), 1e-12)  # a constant channel has no scale to measure it by
@@ -99,7 +100,7 @@ def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
     hidden = keras.layers.Bidirectional(keras.layers.LSTM(48))(hidden)
     outputs = keras.layers.Dense(classes)(keras.layers.Dropout(0.5)(hidden))
     model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
-    # The mean over the weights, of which the rows that fill batches have none.
+    # The mean over the weights, which are 0 for the rows that fill up a batch.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, batches, alpha=0.01)
     model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
@@ -107,7 +108,7 @@ def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
 
 
 def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[str, Any]) -> Any:
-    """Returns a trained model, and what part of the steps that it was trained on was valid."""
+    """Returns a trained model, and which part of the steps in its batches was valid."""
     data = keras_seqx.LengthBucketing(x, y, **options)
     model = build_model(np.concatenate(x), classes, epochs * len(data))
     bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["accuracy", "loss", "efficiency"])
@@ -116,7 +117,7 @@ def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[
         bar.update(epoch + 1, [(name, logs[name]) for name in ("accuracy", "loss", "efficiency")])
 
     callbacks = [keras_seqx.PaddingMonitor(data), keras.callbacks.LambdaCallback(on_epoch_end=show)]
-    # The data set shuffles by itself, `fit` need not.
+    # The data set shuffles by itself, so `fit` does not.
     history = model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks).history
     return model, float(np.mean(history["efficiency"]))
 
@@ -133,7 +134,7 @@ def print_table(rows: list[tuple[int, int, float, float, float]]) -> None:
 
 
 def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path: Path) -> None:
-    """Draws who was taken for whom, and the lengths with the buckets."""
+    """Draws the confusion matrix, and the lengths with the buckets."""
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=[1, 1.05])
     left.imshow(confusion, cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, max(confusion.max(), 1)))
@@ -163,7 +164,7 @@ def main(args: Any) -> None:
         raise SystemExit(f"classify_vowels: --folds must be from 2 to {fewest}, the fewest series of a class")
     epochs = args.epochs or (10 if args.quick else 30)
 
-    # "fill" gives each bucket one shape alone, and so one compilation.
+    # "fill" gives all batches of a bucket one shape, which is compiled once.
     options: dict[str, Any] = {"batch_size": 16, "remainder": "fill", "lengths_as_input": "lengths", "seed": args.seed}
     options["buckets"] = 2 if args.quick else 4
     report = keras_seqx.LengthBucketing(series, speakers, **options).report()
@@ -185,7 +186,7 @@ def main(args: Any) -> None:
     print_table(rows)
     note = " (quick run)" if args.quick else ""
     if args.quick:
-        print("These are the figures of the quick run.")
+        print("These numbers come from a quick run.")
     title = f"Who speaks: {np.trace(confusion)} of {confusion.sum()} recordings named rightly{note}"
     draw(confusion, names, report, title, args.picture)
     print(f"\nPicture  {args.picture}")

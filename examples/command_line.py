@@ -37,22 +37,14 @@ class Parser(argparse.ArgumentParser):
         needs: tuple[str, ...] = (),
     ):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.files, self.word, self.needs = files or {}, quick, needs
-        self.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-        self.add_argument(
-            "--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help=f"of {seed} (default: 0)"
-        )
-        if files:
-            names = ", ".join(files.values())
-            self.add_argument(
-                "--out", type=Path, default=Path("out"), metavar="DIR", help=f"where to write {names} (default: out)"
-            )
+        self.seed, self.files, self.quick, self.needs = seed, files or {}, quick, needs
 
     def parse_args(self, *args: Any, unless: str = "", **kwargs: Any) -> Any:
         """Returns the arguments; ends with one line and exit status 2 if the run would fail for them later.
 
         With the argument named `unless`, the example writes no files, and `--out` need not be writable.
         """
+        self.add_common_arguments()
         arguments = super().parse_args(*args, **kwargs)
         end_in_one_line(self.prog)
         for package in self.needs:
@@ -60,12 +52,23 @@ class Parser(argparse.ArgumentParser):
                 self.exit(2, f'{self.prog} needs {package}: pip install "keras_seqx[examples]"\n')
         for name, file in self.files.items():
             path = arguments.out / file
-            setattr(arguments, name, path.with_stem(f"{path.stem}_{self.word}") if arguments.quick else path)
+            setattr(arguments, name, path.with_stem(f"{path.stem}_{self.quick}") if arguments.quick else path)
         if self.files and getattr(arguments, unless, None) is None:
             self.check_writable(arguments.out, [getattr(arguments, name) for name in self.files])
         os.environ["MPLBACKEND"] = "Agg"  # pictures are written to files, and need no screen
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         return arguments
+
+    def add_common_arguments(self) -> None:
+        """Adds the arguments of all examples, which `--help` lists after those of the example."""
+        if self.files:
+            what = f"folder to write to: {', '.join(self.files.values())} (default: out)"
+            self.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help=what)
+        what = f"seed of {self.seed} (default: 0)"
+        self.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, metavar="N", help=what)
+        what = "a tiny run from end to end, to see that it works"
+        what += f"; '_{self.quick}' is added to the names of its files" if self.files else ""
+        self.add_argument("--quick", action="store_true", help=what)
 
     def check_writable(self, folder: Path, files: list[Path]) -> None:
         """Makes the folder if there is none; ends with an error if one of the files could not be written to it."""
@@ -97,8 +100,13 @@ def end_in_one_line(program: str) -> None:
 def run_again(*arguments: str) -> int:
     """Runs this script in a fresh process with more arguments; returns its exit status."""
     processes: list[subprocess.Popen] = []
+
+    def pass_on(*_: Any) -> None:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+
     # Ctrl-C ends the fresh process, which prints the one line; this one waits for it.
-    signal.signal(signal.SIGINT, lambda *_: [process.send_signal(signal.SIGINT) for process in processes])
+    signal.signal(signal.SIGINT, pass_on)
     processes.append(subprocess.Popen([sys.executable, *sys.argv, *arguments]))
     return processes[0].wait()
 

@@ -1,12 +1,13 @@
-"""Completes series: reads the first part of a series, whatever its length, and writes the steps that come next.
+"""Completes series: reads the first part of a series, whatever its length, and predicts the steps that follow.
 
-An LSTM reads the context and hands its state to four more LSTMs, which go on from the last frame, each step reading
-what the step before has written. Without arguments the series are sine waves:
+An LSTM reads the first part, the context. Its state starts four more LSTMs, which continue from the last frame: at each
+step they read what they predicted at the step before. Without arguments the series are sine waves:
 
     python examples/complete_series.py
 
-learns to complete 150 steps, in about two minutes on two cores, loads the saved model in a fresh process, completes
-150 steps and then 300, prints the errors and draws `out/complete_series.png`. Series of your own come from a file:
+trains for about two minutes on two cores to complete 150 steps. It then loads the saved model in a fresh process,
+completes 150 steps and 300 steps, prints the errors and draws `out/complete_series.png`. Series of your own come from
+a file:
 
     python examples/complete_series.py --data my_series.csv
 
@@ -97,7 +98,7 @@ class Windows(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The job: series of D features, and the number of steps to complete."""
+    """Series of D features, and the number of steps to complete."""
 
     title: str
     features: list[str]
@@ -113,13 +114,13 @@ class Data(NamedTuple):
 
 
 def sine_waves(seed: int, quick: bool) -> Data:
-    """Sine waves of random wavelength and phase, seen through five features with levels and units of their own."""
+    """Sine waves of random wavelength and phase, in five features with different levels and units."""
     rng = np.random.default_rng(seed)
     shrink = 5 if quick else 1
     shortest, longest, steps = 150 // shrink, 300 // shrink, 150 // shrink
 
-    # The wavelengths, from 60 to 140 steps, fall into 16 bands of equal width. Two bands are kept for validation and
-    # two for the test, amid the others: what is asked there lies between the wavelengths of the training series.
+    # The wavelengths, from 60 to 140 steps, fall into 16 bands of equal width. Two bands are for validation and two for
+    # the test. All four lie between bands of the training series.
     bands = np.linspace(60, 140, 16, endpoint=False) / shrink
     validation_bands, test_bands = [3, 10], [6, 13]
     training_bands = np.setdiff1d(np.arange(16), validation_bands + test_bands)
@@ -167,7 +168,7 @@ def read(args: Any) -> tuple[Data, SeriesFile | None]:
 
 
 def pad_right(pairs: list[Any], future_steps: int) -> Windows:
-    """Returns pairs of a context (T, D) and a future (S, D) as arrays, zeros behind the values."""
+    """Returns pairs of a context (T, D) and a future (S, D) as arrays, padded with zeros."""
 
     def pad(parts: Any, steps: int) -> np.ndarray:
         return np.stack([np.pad(part, [(0, steps - len(part)), (0, 0)]) for part in parts]).astype("float32")
@@ -179,11 +180,11 @@ def pad_right(pairs: list[Any], future_steps: int) -> Windows:
 
 
 def describe(title: str, features: list[str], steps: int, train: Windows, validation: Windows, test: Windows) -> Data:
-    """Returns the job with the mean and standard deviation of every valid frame of the training series."""
+    """Returns the data with the mean and standard deviation of all valid frames of the training series."""
     valid = np.arange(train.context.shape[1]) < train.lengths[:, None]
     frames = np.concatenate([train.context[valid], train.future[train.weights(steps) > 0]]).astype("float64")
     deviation = frames.std(axis=0)
-    deviation[deviation == 0] = 1  # a constant feature has no scale to measure it by
+    deviation[deviation == 0] = 1  # a constant feature has no scale
     return Data(title, features, steps, train, validation, test, frames.mean(axis=0), deviation)
 
 
@@ -193,8 +194,8 @@ def describe(title: str, features: list[str], steps: int, train: Windows, valida
 def build_models(data: Data, units: int) -> tuple[keras.Model, keras.Model]:
     """Returns the model to train, whose outputs are in standard deviations, and the one to keep, in the data's units.
 
-    They are one network with one set of weights. Trained in standard deviations, no feature drowns the others in the
-    loss by the size of its unit; kept in the data's units, the model takes series as they are and answers in kind.
+    They are one network with one set of weights. In training, all features count equally in the loss, because errors
+    are measured in standard deviations. The model to keep takes series and returns them in the units of the data.
     """
     size, statistics = len(data.features), {"mean": data.mean, "variance": data.deviation**2}
     context = keras.Input((None, size), name="context")
@@ -218,8 +219,8 @@ def train(data: Data, units: int, batches: int, epochs: int, file: Path) -> None
     """Trains, and saves the model with the weights of the best epoch."""
     trainee, model = build_models(data, units)
 
-    # Every batch is full, for each further shape would be compiled anew: some series come once more in an epoch, and
-    # a small set is read several times.
+    # Every batch is full, because each further shape would be compiled too. To fill the last batch, some series are
+    # read twice in an epoch, and the series of a small set several times.
     count = len(data.train.lengths)
     rows = np.resize(np.arange(count), BATCH_SIZE * max(batches, -(-count // BATCH_SIZE)))
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(rows) // BATCH_SIZE, alpha=0.01)
@@ -231,10 +232,10 @@ def train(data: Data, units: int, batches: int, epochs: int, file: Path) -> None
 
         print(f"\nLearning to complete {steps} steps: epochs {first + 1} to {last}\n", flush=True)
         trainee.get_layer("decoder").steps = steps
-        # The mean over the weights, rather than over the steps, leaves padding no say.
+        # The mean over the weights, which are 0 at padding: padding changes nothing.
         trainee.compile(optimizer, keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight"))
         y, weights = targets(data.train)
-        # The first steps weigh most: three of the four LSTMs start cold there, and all later steps build on them.
+        # The first steps weigh most: three of the four LSTMs start from zeros, and all later steps depend on them.
         weights *= 1 + 10 / np.arange(1, steps + 1, dtype="float32")
         trainee.fit(
             {name: values[rows] for name, values in data.train.inputs.items()},
@@ -248,8 +249,8 @@ def train(data: Data, units: int, batches: int, epochs: int, file: Path) -> None
             callbacks=callbacks,
         )
 
-    # First a third of the steps, for a third of the epochs: the later steps follow from the ones before them, and are
-    # learned sooner once those are right.
+    # Train on the first third of the steps for a third of the epochs: later steps depend on earlier ones, and are
+    # learned faster once those are right.
     early = epochs // 3
     if early:
         fit(max(1, data.steps // 3), 0, early, [])
@@ -304,7 +305,7 @@ def summarise(data: Data, columns: list[Any]) -> list[tuple[int, float, float]]:
 
 
 def print_table(data: Data, columns: list[Any]) -> None:
-    print(f"\nMean absolute error on {len(data.test.lengths)} test series, beside repeating the last frame\n")
+    print(f"\nMean absolute error on {len(data.test.lengths)} test series, compared with repeating the last frame\n")
     width = max(map(len, [*data.features, "all, in std"]))
     print(" " * width + "".join(f"{f'{steps} steps':>33}" for steps, *_ in columns))
     print(" " * width + f"{'model':>12}{'last frame':>13}{'ratio':>8}" * len(columns))
@@ -315,7 +316,7 @@ def print_table(data: Data, columns: list[Any]) -> None:
 
 
 def draw(data: Data, completion: np.ndarray, columns: list[Any], path: Path) -> None:
-    """Draws the first and the last feature of the test series completed best, middling and worst."""
+    """Draws the first and the last feature of the test series with the smallest, the median and the largest error."""
     test, steps = data.test, data.test.future.shape[1]
     weights = test.weights(steps)
     distance = (np.abs(completion[:, :steps] - test.future) / data.deviation).mean(axis=2)

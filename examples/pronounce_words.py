@@ -1,19 +1,19 @@
-"""Pronounces English words: reads letters, writes phones, and learns how from the CMU Pronouncing Dictionary.
+"""Pronounces English words: learns from the CMU Pronouncing Dictionary to turn letters into phones.
 
-A bidirectional LSTM reads the letters, an attention decoder writes the phones one after the other, and a beam search
-finds the pronunciation that is likeliest as a whole:
+A bidirectional LSTM reads the letters, an attention decoder writes the phones one by one, and a beam search finds the
+most probable pronunciation:
 
-    python examples/pronounce_words.py --data shared/data/cmudict
+    python examples/pronounce_words.py
 
-trains for about twenty minutes on two cores (`--config best`: a larger model, for about two hours), tells how many
-words of the development set come out right and draws `out/pronounce_words.png`: where the decoder looked while it
-spoke.
-Without `--data` it downloads the dictionary. It writes one `.keras` file, which takes letters and returns phones. Then
+downloads the dictionary (or reads it with `--data DIR`) and trains for about twenty minutes on two cores, or with
+`--config best` a larger model for about two hours. It prints the error rates on words that were not trained on, draws
+to which letters the decoder attends in `out/pronounce_words.png`, and saves a model that takes letters and returns
+phones, `out/pronounce_words.keras`. Then
 
     python examples/pronounce_words.py --say keras tensor flow
 
-pronounces what is typed, and without words asks for them. A run that was interrupted goes on with its last epoch when
-it is started again.
+pronounces the words, and without words asks for them. If a run is interrupted, start it again: it continues after the
+last epoch that was complete.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
@@ -82,7 +82,7 @@ PHONES = [
     "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
 ]
 # fmt: on
-# Of both alphabets 0 is padding; of the phones two more are none.
+# Id 0 is padding in both alphabets. Two more ids of the phones mark the start and the end.
 START, END, FIRST = 1, 2, 3
 VOCABULARY = FIRST + len(PHONES)
 
@@ -91,7 +91,7 @@ Words = dict[str, list[list[str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is made of."""
+    """The size of the model and how it is trained."""
 
     units: int
     encoder_layers: int
@@ -102,10 +102,10 @@ class Config:
     batch_size: int
     learning_rate: float
     label_smoothing: float
-    teacher_forcing: float  # at the end of the schedule, which begins with 1
+    teacher_forcing: float  # at the end of the schedule, which begins at 1
     beams: int
     buckets: int
-    words: int | None = None  # of the training words, for a run that only shows that it works
+    words: int | None = None  # train on the first ones only, to see that it works
 
 
 CONFIGS = {
@@ -133,7 +133,7 @@ def read_dictionary(path: Path) -> Words:
 
 
 def load(data: Path | None, out: Path) -> tuple[Words, Words]:
-    """Returns the words to train on, and those to be tested on, none of which is among the first."""
+    """Returns the words to train on, and other words to test on."""
     if data is None:
         data = out / "cmudict"
         for name, origin in FILES.items():
@@ -141,8 +141,8 @@ def load(data: Path | None, out: Path) -> tuple[Words, Words]:
                 url = f"{ORIGIN}/{origin}.txt"
                 try:
                     keras.utils.get_file(name, url, cache_dir=str(out), cache_subdir="cmudict")
-                except Exception as error:  # whatever the network says
-                    raise SystemExit(f"pronounce_words: {url} cannot be had: {error}. Say --data DIR") from None
+                except Exception as error:  # the network fails in many ways
+                    raise SystemExit(f"pronounce_words: cannot download {url}: {error}. Say --data DIR") from None
     train, dev = (read_dictionary(data / name) for name in FILES)
     return train, {word: phones for word, phones in dev.items() if word not in train}
 
@@ -163,7 +163,7 @@ def phones_of(ids: np.ndarray, length: int) -> list[str]:
 
 
 def pairs(words: Words, config: Config, seed: int) -> keras_seqx.LengthBucketing:
-    """Returns every pronunciation of every word, in batches of like lengths."""
+    """Returns every pronunciation of every word, in batches of similar lengths."""
     listed = [(word, phones) for word, several in words.items() for phones in several]
     letters = [letter_ids(word) for word, _ in listed]
     spoken = [phone_ids(phones) for _, phones in listed]
@@ -178,7 +178,7 @@ def pairs(words: Words, config: Config, seed: int) -> keras_seqx.LengthBucketing
 
 @keras.saving.register_keras_serializable(package="pronounce_words")
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits (B, T, V) against ids (B, T), a part of whose weight goes to all tokens alike."""
+    """Cross-entropy of logits (B, T, V) and ids (B, T), with label smoothing: all tokens share a part of the weight."""
 
     def __init__(self, smoothing: float = 0.1, name: str = "crossentropy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
@@ -217,7 +217,7 @@ def build(config: Config, seed: int) -> tuple[keras.Model, Any, Any]:
 
 
 def speaker(encoder: Any, decoder: Any, beams: int, alignments: bool = False) -> keras.Model:
-    """Returns the model to use: from letters (B, S) to the best phones, their score, and where they were found."""
+    """Returns the model to use: from letters (B, S) to the best phones, their score and, if asked, the attention."""
     letters = keras.Input((None,), dtype="int32", name="letters")
     search = keras_seqx.BeamSearch(beams) if beams > 1 else "greedy"
     generator = keras_seqx.TokenGenerator(
@@ -228,14 +228,14 @@ def speaker(encoder: Any, decoder: Any, beams: int, alignments: bool = False) ->
 
 
 def train(model: keras.Model, data: Any, validation: Any, config: Config, folder: Path) -> float:
-    """Trains a model, and goes on where an interrupted run stopped; returns the seconds that it took."""
+    """Trains a model, from the epoch where an interrupted run stopped; returns the seconds that it took."""
     steps = config.epochs * len(data)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=config.learning_rate, warmup_steps=min(500, steps // 10)
     )
-    # The mean of the last weights generalizes better than the last ones; `fit` puts it in their place at the end.
+    # The mean of the last weights generalizes better than the last ones; at its end `fit` replaces them by it.
     optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
-    # XLA would compile every shape anew; TensorFlow's own graph takes them all.
+    # XLA compiles each shape again. TensorFlow's own graph takes all shapes.
     jit = keras.backend.backend() == "jax"
     loss = SmoothedCrossentropy(config.label_smoothing, reduction="mean_with_sample_weight")
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=jit)
@@ -261,7 +261,7 @@ def pronounce(model: keras.Model, words: list[str], verbose: Any = 0) -> list[li
 
 
 def error_rates(truth: Words, answers: list[list[str]]) -> dict[str, float]:
-    """Returns the word and phoneme error rates: against the nearest of a word's pronunciations."""
+    """Returns the word and phoneme error rates, each measured against the nearest pronunciation of a word."""
     several = max(map(len, truth.values()))
     longest = max(len(p) for phones in [*truth.values(), answers] for p in phones)
     references = np.zeros((len(truth), several, longest), "int32")
@@ -277,7 +277,7 @@ def error_rates(truth: Words, answers: list[list[str]]) -> dict[str, float]:
 
 
 def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, float], path: Path) -> None:
-    """Draws where the decoder looked while it spoke a few words."""
+    """Draws to which letters the decoder attends as it writes the phones of a few words."""
     letters = keras.utils.pad_sequences([letter_ids(word) for word in words], padding="post")
     found = model.predict(letters, verbose=0)
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 11, "axes.edgecolor": "#7b8794"})
@@ -301,7 +301,7 @@ def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, fl
 def say(words: list[str], path: Path) -> None:
     """Pronounces words, or what is typed."""
     if path.stem.endswith("_tiny"):
-        print(f"There is only the model of a quick run, {path}, which has learned little.")
+        print(f"This is the model of a quick run, which has learned little: {path}")
     model = keras.saving.load_model(path)
 
     def spell(word: str) -> None:
@@ -323,7 +323,7 @@ def say(words: list[str], path: Path) -> None:
 
 
 def record(args: Any, config: Config, scores: dict[str, Any], seconds: float, parameters: int) -> None:
-    """Writes what a run was and what it gave: everything that it takes to compare it with another one."""
+    """Writes the settings and the results of a run, in order to compare it with others."""
     history = np.genfromtxt(args.run / "history.csv", delimiter=",", names=True, ndmin=1)
     run = {
         "command": " ".join(["python", *sys.argv]),
@@ -382,7 +382,7 @@ def main(args: Any) -> None:
     shown += [w for w in sorted(dev, key=lambda w: (abs(len(w) - 9), w))[:: max(1, len(dev) // 40)] if w not in shown]
     draw(shown[:6], dev, keras.saving.load_model(args.model), scores[f"{config.beams} beams"], args.picture)
     if args.quick:
-        print("These are the figures of the quick run.")
+        print("These numbers come from a quick run.")
     print(f"\nPicture  {args.picture}\nModel    {args.model}\nRun      {args.run / 'run.json'}")
     print(f"\nTry      python examples/pronounce_words.py --out {args.out} --say keras tensor flow")
 

@@ -1,15 +1,15 @@
-"""Sequences of images in, labels and sequences out: the same small network looks at every frame of a video.
+"""Reads videos of different lengths: labels a video, labels each of its frames, or predicts the frames that follow.
 
-A ball flies about in a box and bounces off its walls; videos of it are 8 to 24 frames long. Three models are trained:
+A ball flies in a box and bounces off its walls. The videos are 8 to 24 frames long. The example trains three models:
 
-    many to one      how often does it bounce?        a CNN at every frame, an LSTM over the frames
-    many to many     where is it heading, frame by frame?        the same CNN, an LSTM with an output at each step
-    one to many      where will it be in the next 24 frames?     the CNN on two frames, then AutoregressiveDecoder
+    many to one      how often does it bounce?                 a CNN at every frame, an LSTM over the frames
+    many to many     where is it heading in each frame?        the same CNN, an LSTM with an output at each step
+    one to many      where will it be in the next 24 frames?   the CNN on two frames, then AutoregressiveDecoder
 
     python examples/watch_videos.py
 
-takes about four minutes on two cores, scores all of them on videos that they have not seen, up to 48 frames long, and
-draws `out/watch_videos.png`.
+takes about four minutes on two cores. It tests the models on new videos of up to 48 frames, and draws
+`out/watch_videos.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
@@ -42,10 +42,10 @@ from matplotlib import pyplot as plt
 
 import keras_seqx
 
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns when it compiles a model's first predictions
 
 SIZE, SHORTEST, LONGEST, AHEAD = 16, 8, 24, 24
-MOST = 4  # bounces are told apart up to this number
+MOST = 4  # the largest class of bounces is this number or more
 HEADINGS = ["down left", "up left", "down right", "up right"]
 # Of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ["#e69f00", "#0072b2", "#cc79a7", "#009e73"]
@@ -92,7 +92,7 @@ def draw_futures(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def look(channels: int) -> keras.Model:
-    """Returns the network that looks at one picture."""
+    """Returns the network that reads one picture."""
     layers: list[Any] = [keras.Input((SIZE, SIZE, channels))]
     for filters in (16, 32):
         layers += [keras.layers.Conv2D(filters, 3, strides=2, use_bias=False), keras.layers.BatchNormalization()]
@@ -109,7 +109,7 @@ def video_model(many: bool, steps: int) -> keras.Model:
     """Returns a compiled model of videos (B, T, SIZE, SIZE, 1): logits for each frame, or for the whole."""
     frames = keras.Input((None, SIZE, SIZE, 1), name="inputs")
     lengths = keras.Input((), dtype="int32", name="lengths")
-    # The network is called once, on the frames of all videos; frames that are padding count in none of its statistics.
+    # The network is called once, on the frames of all videos. Padding enters none of its statistics.
     seen = keras_seqx.MaskedTimeDistributed(look(1))(keras_seqx.SequenceMask()([frames, lengths]))
     read = keras.layers.LSTM(48, return_sequences=many)
     # With an output for each frame, the loss and the metrics need the mask, in order not to count padding.
@@ -137,7 +137,7 @@ def future_model(steps: int) -> keras.Model:
 
 
 def draw(videos: list, headings: list, counts: list, answers: dict[str, Any], path: Path) -> None:
-    """Draws a video with its labels, what the counts were mistaken for, and four futures."""
+    """Draws a video with its labels, the counts against the true ones, and four futures."""
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
     figure = plt.figure(figsize=(12.5, 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.5])
@@ -218,35 +218,35 @@ def main(args: Any) -> None:
     of_long = np.mean(np.concatenate([row.argmax(-1) for row in long]) == np.concatenate(long_headings))
     errors = np.linalg.norm(answers["future"] - answers["truth"], axis=-1).mean(0)
     stays = np.linalg.norm(answers["start"] - answers["truth"], axis=-1).mean(0)
-    print(f"\nOn {len(test_videos)} videos that were not trained on\n")
+    print(f"\nOn {len(test_videos)} new videos\n")
     print(
-        f"many to one    {answers['count accuracy']:.1%} of the videos counted right (the commonest count of all: "
+        f"many to one    {answers['count accuracy']:.1%} of the videos counted right (always the most frequent count: "
         f"{np.bincount(test_counts).max() / len(test_counts):.1%})"
     )
     print(
-        f"many to many   {answers['heading accuracy']:.1%} of the frames labelled right; in videos of up to "
+        f"many to many   {answers['heading accuracy']:.1%} of the frames labelled right, and in videos of up to "
         f"{2 * LONGEST} frames {of_long:.1%}"
     )
     print(
         "one to many    mean distance after 1, 12, 24 frames, in widths of the box: "
         + ", ".join(f"{errors[t]:.3f}" for t in (0, 11, 23))
-        + "; if it stayed where it is: "
+        + "; for a ball that stays where it is: "
         + ", ".join(f"{stays[t]:.3f}" for t in (0, 11, 23))
     )
 
-    # The law: a video alone, and the same one padded among others.
+    # Padding changes nothing: a video alone, and the same video padded in a batch.
     i = min(range(len(test_videos)), key=lambda i: len(test_videos[i]))
     one = keras_seqx.LengthBucketing(test_videos[i : i + 1], **options)
     alone, among = (part.predict(models["many to one"], verbose=0) for part in (one, test))
     print(
-        f"\nA video of {len(test_videos[i])} frames alone, and padded among longer ones: the logits differ by at most "
+        f"\nA video of {len(test_videos[i])} frames alone, and padded in a batch: the logits differ by at most "
         f"{np.abs(alone[0] - among[i]).max():.1e}."
     )
     draw(test_videos, test_headings, test_counts, answers, args.picture)
     models["many to many"].save(args.model)
     if args.quick:
-        print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'watch_videos.png'}\nModel    {args.model} (many to many)")
+        print("These numbers come from a quick run.")
+    print(f"\nPicture  {args.picture}\nModel    {args.model} (many to many)")
 
 
 if __name__ == "__main__":
