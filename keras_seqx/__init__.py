@@ -9,6 +9,7 @@ from keras_seqx import layers as layers
 from keras_seqx import metrics as metrics
 from keras_seqx import samplers as samplers
 from keras_seqx import transfer as transfer
+from keras_seqx._core.keras_versions import warn_of_untested as _warn_of_untested
 from keras_seqx.audit import MaskingAudit as MaskingAudit
 from keras_seqx.audit import audit_masking as audit_masking
 from keras_seqx.callbacks import LengthCurriculum as LengthCurriculum
@@ -51,6 +52,8 @@ from keras_seqx.transfer import change_timesteps as change_timesteps
 from keras_seqx.transfer import transfer_weights as transfer_weights
 
 __version__ = "0.1.0"
+
+_warn_of_untested()
 
 __all__ = [
     "AttentionCell",

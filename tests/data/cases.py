@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_seqx import SequenceMask
+from keras_seqx import KeepMask, SequenceMask
 from tests.cases import BACKEND
 
 
@@ -20,7 +20,7 @@ def sequences(count=60, seed=0, longest=12, features=2):
 def tagger(features=2, per_step=True, run_eagerly=False, reduction="sum_over_batch_size", **compile_options):
     frames, lengths = keras.Input((None, features), name="inputs"), keras.Input((), dtype="int32", name="lengths")
     masked = SequenceMask()([frames, lengths])
-    hidden = keras.layers.GRU(4, return_sequences=per_step)(masked)
+    hidden = KeepMask(keras.layers.GRU(4, return_sequences=True))(masked) if per_step else keras.layers.GRU(4)(masked)
     model = keras.Model({"inputs": frames, "lengths": lengths}, keras.layers.Dense(3)(hidden))
     rng = np.random.default_rng(5)
     model.set_weights([rng.normal(0, 0.1, w.shape) for w in model.get_weights()])

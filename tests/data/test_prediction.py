@@ -4,14 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from keras_seqx import LengthBucketing, SequenceMask
+from keras_seqx import KeepMask, LengthBucketing, SequenceMask
 from tests.data.cases import sequences
 
 
 def model_of(*outputs, features=2):
     """A masked model without randomness; each output is a function of its hidden states."""
     frames, lengths = keras.Input((None, features), name="inputs"), keras.Input((), dtype="int32", name="lengths")
-    hidden = keras.layers.SimpleRNN(3, return_sequences=True)(SequenceMask()([frames, lengths]))
+    read = KeepMask(keras.layers.SimpleRNN(3, return_sequences=True))
+    hidden = read(SequenceMask()([frames, lengths]))
     model = keras.Model({"inputs": frames, "lengths": lengths}, [output(hidden) for output in outputs])
     rng = np.random.default_rng(5)
     model.set_weights([rng.normal(0, 0.3, w.shape) for w in model.get_weights()])

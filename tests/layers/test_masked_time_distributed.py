@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers, ops, tree
 
-from keras_seqx import MaskedTimeDistributed, SequenceMask
+from keras_seqx import KeepMask, MaskedTimeDistributed, SequenceMask
 from tests.cases import BACKEND, MODES, gradients, normal, randomize, to_numpy
 
 BATCH, STEPS = 3, 4
@@ -219,7 +219,7 @@ def test_the_layer_sees_the_mask_of_its_own_steps():
     ids = np.array([[[3, 4, 0], [1, 0, 0], [0, 0, 0]], [[2, 0, 0], [0, 0, 0], [0, 0, 0]]], "int32")
     embedded = MaskedTimeDistributed(layers.Embedding(5, 2, mask_zero=True))(ids)
     np.testing.assert_array_equal(seen_masks(embedded), ids != 0)
-    lstm = layers.LSTM(2, return_sequences=True)
+    lstm = KeepMask(layers.LSTM(2, return_sequences=True))
     hidden = MaskedTimeDistributed(lstm)(embedded)
     np.testing.assert_array_equal(seen_masks(hidden), ids != 0)
     pooled = MaskedTimeDistributed(layers.GlobalAveragePooling1D())(hidden)
@@ -242,7 +242,7 @@ def test_masks_of_several_inputs_hold_together():
 
 
 def test_compute_mask_is_what_calls_attach():
-    layer = MaskedTimeDistributed(layers.LSTM(2, return_sequences=True))
+    layer = MaskedTimeDistributed(KeepMask(layers.LSTM(2, return_sequences=True)))
     x, mask = normal(0, 2, 3, 4, 5), np.random.default_rng(0).random((2, 3, 4)) < 0.7
     received = layer.compute_mask(ops.convert_to_tensor(x), ops.convert_to_tensor(mask))
     np.testing.assert_array_equal(to_numpy(received), mask)
@@ -252,7 +252,8 @@ def test_compute_mask_is_what_calls_attach():
 def test_masks_inside_functional_models():
     """What a model inside makes of masks is known when it runs, also to what is behind it in another model."""
     ids = keras.Input((None, 4), dtype="int32")
-    inner = keras.Sequential([layers.Embedding(5, 3, mask_zero=True), layers.LSTM(2, return_sequences=True)])
+    lstm = KeepMask(layers.LSTM(2, return_sequences=True))
+    inner = keras.Sequential([layers.Embedding(5, 3, mask_zero=True), lstm])
     words = MaskedTimeDistributed(inner)(ids)
     paragraph = layers.LSTM(2)(MaskedTimeDistributed(layers.LSTM(2))(words))
     model = keras.Model(ids, paragraph)

@@ -20,6 +20,8 @@ def convolution():
 def model(wrap=MaskedTimeDistributed, time=None, **kwargs):
     x, lengths = keras.Input((time, 4, 2), name="x"), keras.Input((), dtype="int32", name="lengths")
     steps = wrap(convolution(), name="steps", **kwargs)(SequenceMask()([x, lengths]))
+    # From Keras 3.16 on the mask ends at `keras.layers.TimeDistributed`.
+    steps = SequenceMask()([steps, lengths])
     summary = layers.LSTM(3)(steps)
     outputs = wrap(layers.Dense(2), name="head", **kwargs)(RepeatToLength()([summary, steps]))
     made = keras.Model({"x": x, "lengths": lengths}, outputs)

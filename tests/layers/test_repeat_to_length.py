@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_seqx import RepeatToLength, SequenceMask
+from keras_seqx import KeepMask, RepeatToLength, SequenceMask
 from tests.cases import MODES, normal, to_numpy
 
 
@@ -25,7 +25,7 @@ def test_takes_the_mask_along(time):
     masked = SequenceMask()([sequence, lengths])
     repeated = RepeatToLength()([layers.LSTM(3)(masked), masked])
     assert repeated.shape == (None, time, 3)
-    hidden = layers.LSTM(2, return_sequences=True)(repeated)
+    hidden = KeepMask(layers.LSTM(2, return_sequences=True))(repeated)
     model = keras.Model([sequence, lengths], [layers.GlobalAveragePooling1D()(hidden), repeated])
     x = normal(0, 2, 5, 2)
     pooled, steps = model.predict([x, np.array([5, 2], "int32")], verbose=0)
