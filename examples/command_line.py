@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,15 +86,15 @@ class Parser(argparse.ArgumentParser):
 
 def end_in_one_line(program: str) -> None:
     """Makes Ctrl-C end the program with one line and exit status 130, whatever it is doing."""
+    signal.signal(signal.SIGINT, lambda *_: end(program))
 
-    def end(*_: Any) -> None:
-        # Not an exception: a backend that calls Python could swallow it, or turn it into another one. `os.write` is
-        # safe even if the signal came in the middle of a `print`.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one line, however often Ctrl-C is pressed
-        os.write(2, f"\n{program}: interrupted\n".encode())
-        os._exit(130)
 
-    signal.signal(signal.SIGINT, end)
+def end(program: str) -> NoReturn:
+    # Not an exception: a backend that calls Python could swallow it, or turn it into another one. `os.write` is safe
+    # even if the signal came in the middle of a `print`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one line, however often Ctrl-C is pressed
+    os.write(2, f"\n{program}: interrupted\n".encode())
+    os._exit(130)
 
 
 def run_again(*arguments: str) -> int:
@@ -105,10 +105,13 @@ def run_again(*arguments: str) -> int:
         for process in processes:
             process.send_signal(signal.SIGINT)
 
-    # Ctrl-C ends the fresh process, which prints the one line; this one waits for it.
+    # Ctrl-C ends the fresh process, which prints the one line. This one waits for it.
     signal.signal(signal.SIGINT, pass_on)
     processes.append(subprocess.Popen([sys.executable, *sys.argv, *arguments]))
-    return processes[0].wait()
+    status = processes[0].wait()
+    if status == -signal.SIGINT:  # it came before the fresh process could print a line
+        end(Path(sys.argv[0]).name)
+    return status
 
 
 # --- Types of arguments

@@ -151,11 +151,13 @@ def test_quick_runs_have_file_names_of_their_own(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_ctrl_c_in_the_fresh_process(tmp_path):
-    """A terminal interrupts both processes. There is one line, and one exit status."""
+@pytest.mark.parametrize("handler", ["signal.getsignal(signal.SIGINT)", "signal.SIG_DFL"], ids=["later", "at once"])
+def test_ctrl_c_in_the_fresh_process(tmp_path, handler):
+    """A terminal interrupts both processes. There is one line, also if the fresh one has only begun to start."""
     (tmp_path / "script.py").write_text(
         SCRIPT
         + "if not args.again: raise SystemExit(run_again('--again'))\n"
+        + f"signal.signal(signal.SIGINT, {handler})\n"
         + "for process in (os.getppid(), os.getpid()): os.kill(process, signal.SIGINT)\n"
         + "time.sleep(300)\n"
     )
