@@ -1,20 +1,23 @@
-"""Audits a classifier of sensor recordings, finds three mistakes in it that nothing else reports, and mends them.
+"""Audits a classifier of sensor recordings, finds three mistakes in it that nothing else reports, and corrects them.
 
-The recordings are 20 to 60 steps long and padded to the longest of their batch, so that the same recording comes with
-another amount of padding each time. A model must not notice:
+The recordings are 20 to 60 steps long and are padded to the longest of their batch. The same recording therefore gets
+more padding in one batch than in another, and its class must not depend on that:
 
     python examples/audit_model.py
 
-trains a classifier that does, prints what `audit_masking` finds in it, trains the mended one, audits it too, and lets
-both classify the same recordings with 0, 10 and 50 more padded steps. It takes half a minute on two cores.
+trains a classifier whose answers do depend on padding, prints what `audit_masking` finds in it, then trains a corrected
+classifier and audits that one too. Both classify the same recordings with 0, 10 and 50 more padded steps. It takes half
+a minute on two cores.
 """
 
-import argparse
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import warnings
+from typing import Any
+
+from command_line import Parser
+
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    args = Parser(__doc__, seed="the recordings and the weights").parse_args()
 
 import keras
 import numpy as np
@@ -22,7 +25,7 @@ from keras import layers, ops
 
 from keras_seqx import SequenceMask, audit_masking
 
-warnings.filterwarnings("ignore", message="Layer .* does not support masking")  # the audit is to find it
+warnings.filterwarnings("ignore", message="Layer .* does not support masking")  # the audit finds that
 
 CHANNELS = 4
 CLASSES = 3
@@ -51,7 +54,7 @@ def padded(x: dict[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
 
 @keras.saving.register_keras_serializable(package="keras_seqx_examples")
 class MaskedWindows(layers.Layer):
-    """A convolution over windows around each step, in which padding is silence, and which hands its mask on."""
+    """A convolution over windows around each step, which reads padding as zeros and passes its mask on."""
 
     def __init__(self, filters: int, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -70,13 +73,13 @@ class MaskedWindows(layers.Layer):
         return super().get_config() | {"filters": self.filters, "width": self.width}
 
 
-def build_model(mended: bool) -> keras.Model:
-    """Returns a classifier; each of three of its layers heeds padding unless it is mended."""
+def build_model(corrected: bool) -> keras.Model:
+    """Returns a classifier. Unless it is corrected, three of its layers depend on padding or lose the mask."""
     frames = keras.Input((None, CHANNELS), name="frames")
     lengths = keras.Input((), dtype="int32", name="lengths")
     h = SequenceMask()([frames, lengths])
     h = layers.Dense(16, name="mix")(h)
-    if mended:
+    if corrected:
         h = MaskedWindows(16, 5, name="windows")(h)
         h = layers.LayerNormalization(name="normalize")(h)
         h = layers.Rescaling(0.5)(h)
@@ -92,30 +95,25 @@ def build_model(mended: bool) -> keras.Model:
     return model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the recordings and the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
+def main(args: Any) -> None:
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     count, epochs = (128, 1) if args.quick else (1024, 10)
     x, y = draw_recordings(count, rng)
     x_test, y_test = draw_recordings(200, rng)
-    # Six recordings say as much as all of them.
+    # Six recordings are enough for an audit.
     few = {name: rows[:6] for name, rows in x_test.items()}
 
     answers = {}
-    for name, mended in (("as built", False), ("mended", True)):
-        model = build_model(mended)
+    for name, corrected in (("as built", False), ("corrected", True)):
+        print(f"\nTraining the model {name}", flush=True)
+        model = build_model(corrected)
         model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
         audit = audit_masking(model, few, y_test[:6])
         print(f"\nThe model {name}\n\n{audit}", flush=True)
         answers[name] = [model.predict(padded(x_test, more), verbose=0) for more in (0, 10, 50)]
 
-    print(f"\n{len(y_test)} test recordings, the same ones with more padding\n")
+    print(f"\nThe same {len(y_test)} test recordings with more padding\n")
     print(f"{'model':12}{'padded steps':>14}{'accuracy':>10}{'largest change':>16}{'classes changed':>17}")
     for name, runs in answers.items():
         for more, run in zip((0, 10, 50), runs, strict=True):
@@ -123,8 +121,8 @@ def main() -> None:
             accuracy = np.mean(run.argmax(-1) == y_test)
             print(f"{name:12}{f'+{more}':>14}{accuracy:10.3f}{change:16.6f}{other:17}")
     if args.quick:
-        print("\nThese are the figures of the quick run.")
+        print("\nThese numbers come from a quick run.")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

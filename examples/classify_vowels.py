@@ -1,63 +1,82 @@
-"""Tells who speaks: one label for each sequence, of whatever length, tested by cross-validation.
+"""Identifies speakers: gives each sequence one label, whatever its length, and tests that by cross-validation.
 
-Nine speakers say two vowels; each of the 270 recordings is a series of 12 channels and 7 to 26 steps. A bidirectional
-LSTM reads it and names the speaker. Every recording is named once by a model that has not seen it:
+Nine speakers say two vowels. Each of the 270 recordings is a series of 12 channels and 7 to 26 steps. A bidirectional
+LSTM reads a recording and names the speaker. Each recording is tested once, by a model that was not trained on it:
 
     python examples/classify_vowels.py --data JapaneseVowels_TRAIN.ts
 
-takes about a minute on two cores, prints the accuracy of each fold and draws `out/vowels_confusion.png`.
+takes about a minute on two cores. It prints the accuracy of each fold and draws `out/vowels_confusion.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_file, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the folds, the order and the weights",
+        files={"picture": "vowels_confusion.png"},
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--data",
+        type=existing_file(".ts"),
+        required=True,
+        metavar="FILE",
+        help="labelled series, .ts. Japanese Vowels is number 128 of the UCI Machine Learning Repository "
+        "(archive.ics.uci.edu/dataset/128), and JapaneseVowels at timeseriesclassification.com",
+    )
+    parser.add_argument(
+        "--folds", type=whole_number(2), default=5, metavar="N", help="parts, each of which is tested once (default: 5)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=whole_number(1),
+        metavar="N",
+        help="epochs to train for each part (default: 30, with --quick 10)",
+    )
+    args = parser.parse_args()
 
 import keras
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from series_files import read_series, read_ts_labels
 
 import keras_seqx
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-DATA = Path(__file__).parents[2] / "shared" / "data" / "japanese_vowels" / "train.ts"
-ORIGIN = (
-    "Japanese Vowels, number 128 of the UCI Machine Learning Repository (archive.ics.uci.edu/dataset/128); in the .ts "
-    "form it is JapaneseVowels of the archive at timeseriesclassification.com"
-)
-
 Sequences = list[np.ndarray]
+
+# A quick run reads at most so many series of each class, and so many steps of each.
+QUICK_SERIES, QUICK_STEPS = 20, 100
 
 
 # --- The data
 
 
-def read(path: Path) -> tuple[Sequences, np.ndarray, list[str]]:
+def read(path: Path, quick: bool) -> tuple[Sequences, np.ndarray, list[str]]:
     """Returns the series (T, D), the number of each one's speaker (R,), and the speakers' names."""
-    if path.suffix.lower() != ".ts" or not path.is_file():
-        raise SystemExit(f"classify_vowels: {path} is no .ts file. The data are {ORIGIN}. Say --data FILE.ts")
     try:
-        _, series = read_series(path)
+        series = read_series(path).series
         names, speakers = np.unique(read_ts_labels(path), return_inverse=True)
     except (OSError, ValueError) as error:
         raise SystemExit(f"classify_vowels: {error}") from None
+    if quick:
+        # Some series of each class, and the first steps of each, are enough to see that it works.
+        rows = np.sort(np.concatenate([np.flatnonzero(speakers == k)[:QUICK_SERIES] for k in range(len(names))]))
+        print(f"A quick run: {len(rows)} of {len(series)} series, at most the first {QUICK_STEPS} steps of each.")
+        series, speakers = [series[i][:QUICK_STEPS] for i in rows], speakers[rows]
     return series, speakers.astype("int32"), names.tolist()
 
 
 def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Returns the fold of each series, (R,); every class is dealt out to the folds evenly."""
+    """Returns the fold of each series, (R,). Every fold gets an equal share of every class."""
     rng = np.random.default_rng(seed)
     fold_of = np.empty(len(classes), int)
     dealt = 0
@@ -72,7 +91,7 @@ def deal(classes: np.ndarray, folds: int, seed: int) -> np.ndarray:
 
 
 def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
-    """Returns a compiled model that standardises by the frames (N, D) of the training series."""
+    """Returns a compiled model that standardizes its inputs by the frames (N, D) of the training series."""
     inputs = keras.Input((None, frames.shape[1]), name="inputs")
     lengths = keras.Input((), dtype="int32", name="lengths")
     variance = np.maximum(frames.var(axis=0), 1e-12)  # a constant channel has no scale to measure it by
@@ -81,7 +100,7 @@ def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
     hidden = keras.layers.Bidirectional(keras.layers.LSTM(48))(hidden)
     outputs = keras.layers.Dense(classes)(keras.layers.Dropout(0.5)(hidden))
     model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
-    # The mean over the weights, of which the rows that fill batches have none.
+    # The mean over the weights, which are 0 for the rows that fill up a batch.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, batches, alpha=0.01)
     model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
@@ -89,7 +108,7 @@ def build_model(frames: np.ndarray, classes: int, batches: int) -> keras.Model:
 
 
 def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[str, Any]) -> Any:
-    """Returns a trained model, and what part of the steps that it was trained on was valid."""
+    """Returns a trained model, and which part of the steps in its batches was valid."""
     data = keras_seqx.LengthBucketing(x, y, **options)
     model = build_model(np.concatenate(x), classes, epochs * len(data))
     bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["accuracy", "loss", "efficiency"])
@@ -98,7 +117,7 @@ def train(x: Sequences, y: np.ndarray, classes: int, epochs: int, options: dict[
         bar.update(epoch + 1, [(name, logs[name]) for name in ("accuracy", "loss", "efficiency")])
 
     callbacks = [keras_seqx.PaddingMonitor(data), keras.callbacks.LambdaCallback(on_epoch_end=show)]
-    # The data set shuffles by itself, `fit` need not.
+    # The data set shuffles by itself, so `fit` does not.
     history = model.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks).history
     return model, float(np.mean(history["efficiency"]))
 
@@ -115,7 +134,7 @@ def print_table(rows: list[tuple[int, int, float, float, float]]) -> None:
 
 
 def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path: Path) -> None:
-    """Draws who was taken for whom, and the lengths with the buckets."""
+    """Draws the confusion matrix, and the lengths with the buckets."""
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", width_ratios=[1, 1.05])
     left.imshow(confusion, cmap="Blues", norm=matplotlib.colors.PowerNorm(0.5, 0, max(confusion.max(), 1)))
@@ -136,31 +155,16 @@ def draw(confusion: np.ndarray, names: list[str], report: Any, title: str, path:
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, metavar="FILE", help=f"labelled series, .ts: {ORIGIN}")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--folds", type=int, default=5, help="parts that are tested in turn (default: 5)")
-    parser.add_argument("--epochs", type=int, help="how long to train for each (default: 30, with --quick 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds, the order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="two folds and few epochs, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    series, speakers, names = read(args.data)
+def main(args: Any) -> None:
+    series, speakers, names = read(args.data, args.quick)
     fewest = np.bincount(speakers).min()
     if len(names) < 2 or fewest < 2:
-        parser.error(f"{args.data} must hold two classes at least, and two series of each")
-    if not 2 <= args.folds <= fewest:
-        parser.error(f"--folds must be from 2 to {fewest}, the fewest series of a class")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+        raise SystemExit(f"classify_vowels: {args.data} must hold two classes at least, and two series of each")
+    if args.folds > fewest:
+        raise SystemExit(f"classify_vowels: --folds must be from 2 to {fewest}, the fewest series of a class")
     epochs = args.epochs or (10 if args.quick else 30)
 
-    # "fill" gives each bucket one shape alone, and so one compilation.
+    # "fill" gives all batches of a bucket one shape, which is compiled once.
     options: dict[str, Any] = {"batch_size": 16, "remainder": "fill", "lengths_as_input": "lengths", "seed": args.seed}
     options["buckets"] = 2 if args.quick else 4
     report = keras_seqx.LengthBucketing(series, speakers, **options).report()
@@ -182,12 +186,11 @@ def main() -> None:
     print_table(rows)
     note = " (quick run)" if args.quick else ""
     if args.quick:
-        print("These are the figures of the quick run.")
-    picture = args.out / "vowels_confusion.png"
+        print("These numbers come from a quick run.")
     title = f"Who speaks: {np.trace(confusion)} of {confusion.sum()} recordings named rightly{note}"
-    draw(confusion, names, report, title, picture)
-    print(f"\nPicture  {picture}")
+    draw(confusion, names, report, title, args.picture)
+    print(f"\nPicture  {args.picture}")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

@@ -1,47 +1,77 @@
-"""Completes series: reads the first part of a series, whatever its length, and writes the steps that come next.
+"""Completes series: reads the first part of a series, whatever its length, and predicts the steps that follow.
 
-An LSTM reads the context and hands its state to four more LSTMs, which go on from the last frame, each step reading
-what the step before has written. Without arguments the series are sine waves:
+An LSTM reads the first part, the context. Its state starts four more LSTMs, which continue from the last frame: at each
+step they read what they predicted at the step before. Without arguments the series are sine waves:
 
     python examples/complete_series.py
 
-learns to complete 150 steps, in about two minutes on two cores, loads the saved model in a fresh process, completes
-150 steps and then 300, prints the errors and draws `out/complete_series.png`. Series of your own come from a file:
+trains for about two minutes on two cores to complete 150 steps. It then loads the saved model in a fresh process,
+completes 150 steps and 300 steps, prints the errors and draws `out/complete_series.png`. Series of your own come from
+a file:
 
     python examples/complete_series.py --data my_series.csv
 
-The second half of each is completed from its first half; long series are cut into windows. The file is one of
+The model learns to complete the second half of each series from its first half; long series are cut into windows. The
+steps after the end of each series are then written to `out/complete_series_forecast.csv`. The file is one of
 
-    .csv  a row of feature names, then a row for each step; a column `series` or `id` tells several series apart
+    .csv  a row of feature names, then a row for each step; a column `series` or `id` tells several series apart, and
+          a column of dates, or of a number that grows evenly, is taken for the time and continued
     .npz  one array (N, T, D), with the `lengths` (N,) of its series where they are padded, or an array (T, D) for each
     .ts   the text format of sktime and the UEA archive
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_file, run_again, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the series, their split and the weights",
+        files={
+            "picture": "complete_series.png",
+            "model": "complete_series.keras",
+            "forecast": "complete_series_forecast.csv",
+        },
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--data",
+        type=existing_file(".csv", ".npz", ".ts"),
+        metavar="FILE",
+        help="series of your own, .csv, .npz or .ts",
+    )
+    parser.add_argument(
+        "--header",
+        choices=["guess", "yes", "no"],
+        default="guess",
+        help="whether a CSV begins with names (default: guess)",
+    )
+    parser.add_argument(
+        "--time", metavar="COLUMN", help="the column of a CSV with the time, or none (default: look for it)"
+    )
+    parser.add_argument(
+        "--epochs", type=whole_number(1), metavar="N", help="epochs to train for (default: 21, with --quick 3)"
+    )
+    parser.add_argument(
+        "--complete",
+        type=existing_file(".keras"),
+        metavar="MODEL",
+        help="complete with a saved model, without training",
+    )
+    args = parser.parse_args()
 
 import keras
 import numpy as np
 from keras import ops
-from series_files import read_pieces
+from matplotlib import pyplot as plt
+from series_files import SeriesFile, quick_part, read_series, split, write_forecast
 
 import keras_seqx
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 BATCH_SIZE = 64
 
@@ -68,7 +98,7 @@ class Windows(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The job: series of D features, and the number of steps to complete."""
+    """Series of D features, and the number of steps to complete."""
 
     title: str
     features: list[str]
@@ -84,13 +114,13 @@ class Data(NamedTuple):
 
 
 def sine_waves(seed: int, quick: bool) -> Data:
-    """Sine waves of random wavelength and phase, seen through five features with levels and units of their own."""
+    """Sine waves of random wavelength and phase, in five features with different levels and units."""
     rng = np.random.default_rng(seed)
     shrink = 5 if quick else 1
     shortest, longest, steps = 150 // shrink, 300 // shrink, 150 // shrink
 
-    # The wavelengths, from 60 to 140 steps, fall into 16 bands of equal width. Two bands are kept for validation and
-    # two for the test, amid the others: what is asked there lies between the wavelengths of the training series.
+    # The wavelengths, from 60 to 140 steps, fall into 16 bands of equal width. Two bands are for validation and two for
+    # the test. All four lie between bands of the training series.
     bands = np.linspace(60, 140, 16, endpoint=False) / shrink
     validation_bands, test_bands = [3, 10], [6, 13]
     training_bands = np.setdiff1d(np.arange(16), validation_bands + test_bands)
@@ -120,19 +150,25 @@ def sine_waves(seed: int, quick: bool) -> Data:
     )
 
 
-def series_of_file(path: Path, seed: int) -> Data:
-    """The series of a file, whose second halves are to be completed from their first."""
+def read(args: Any) -> tuple[Data, SeriesFile | None]:
+    """Returns the series to learn from, and the file they are from, if it is a file."""
+    if not args.data:
+        return sine_waves(args.seed, args.quick), None
     try:
-        features, parts = read_pieces(path, seed)
+        file = read_series(args.data, args.header, args.time)
+        file = quick_part(file) if args.quick else file
+        parts = split(file, args.data, args.seed, args.quick)
     except (OSError, ValueError) as error:
         raise SystemExit(f"complete_series: {error}") from None
+    # The second half of each piece is to be completed from its first.
     halves = [[np.split(piece, [len(piece) - len(piece) // 2]) for piece in part] for part in parts]
     steps = max(len(future) for pairs in halves for _, future in pairs)
-    return describe(f"Series of {path.name}", features, steps, *(pad_right(pairs, steps) for pairs in halves))
+    windows = (pad_right(pairs, steps) for pairs in halves)
+    return describe(f"Series of {args.data.name}", file.features, steps, *windows), file
 
 
 def pad_right(pairs: list[Any], future_steps: int) -> Windows:
-    """Returns pairs of a context (T, D) and a future (S, D) as arrays, zeros behind the values."""
+    """Returns pairs of a context (T, D) and a future (S, D) as arrays, padded with zeros."""
 
     def pad(parts: Any, steps: int) -> np.ndarray:
         return np.stack([np.pad(part, [(0, steps - len(part)), (0, 0)]) for part in parts]).astype("float32")
@@ -144,11 +180,11 @@ def pad_right(pairs: list[Any], future_steps: int) -> Windows:
 
 
 def describe(title: str, features: list[str], steps: int, train: Windows, validation: Windows, test: Windows) -> Data:
-    """Returns the job with the mean and standard deviation of every valid frame of the training series."""
+    """Returns the data with the mean and standard deviation of all valid frames of the training series."""
     valid = np.arange(train.context.shape[1]) < train.lengths[:, None]
     frames = np.concatenate([train.context[valid], train.future[train.weights(steps) > 0]]).astype("float64")
     deviation = frames.std(axis=0)
-    deviation[deviation == 0] = 1  # a constant feature has no scale to measure it by
+    deviation[deviation == 0] = 1  # a constant feature has no scale
     return Data(title, features, steps, train, validation, test, frames.mean(axis=0), deviation)
 
 
@@ -158,8 +194,8 @@ def describe(title: str, features: list[str], steps: int, train: Windows, valida
 def build_models(data: Data, units: int) -> tuple[keras.Model, keras.Model]:
     """Returns the model to train, whose outputs are in standard deviations, and the one to keep, in the data's units.
 
-    They are one network with one set of weights. Trained in standard deviations, no feature drowns the others in the
-    loss by the size of its unit; kept in the data's units, the model takes series as they are and answers in kind.
+    They are one network with one set of weights. In training, all features count equally in the loss, because errors
+    are measured in standard deviations. The model to keep takes series and returns them in the units of the data.
     """
     size, statistics = len(data.features), {"mean": data.mean, "variance": data.deviation**2}
     context = keras.Input((None, size), name="context")
@@ -179,12 +215,12 @@ def build_models(data: Data, units: int) -> tuple[keras.Model, keras.Model]:
     return keras.Model(inputs, completion), keras.Model(inputs, in_units)
 
 
-def train(data: Data, units: int, batches: int, epochs: int, out: Path) -> Path:
-    """Trains, saves the model with the weights of the best epoch, and returns its file."""
+def train(data: Data, units: int, batches: int, epochs: int, file: Path) -> None:
+    """Trains, and saves the model with the weights of the best epoch."""
     trainee, model = build_models(data, units)
 
-    # Every batch is full, for each further shape would be compiled anew: some series come once more in an epoch, and
-    # a small set is read several times.
+    # Every batch is full, because each further shape would be compiled too. To fill the last batch, some series are
+    # read twice in an epoch, and the series of a small set several times.
     count = len(data.train.lengths)
     rows = np.resize(np.arange(count), BATCH_SIZE * max(batches, -(-count // BATCH_SIZE)))
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(rows) // BATCH_SIZE, alpha=0.01)
@@ -196,10 +232,10 @@ def train(data: Data, units: int, batches: int, epochs: int, out: Path) -> Path:
 
         print(f"\nLearning to complete {steps} steps: epochs {first + 1} to {last}\n", flush=True)
         trainee.get_layer("decoder").steps = steps
-        # The mean over the weights, rather than over the steps, leaves padding no say.
+        # The mean over the weights, which are 0 at padding: padding changes nothing.
         trainee.compile(optimizer, keras.losses.MeanAbsoluteError(reduction="mean_with_sample_weight"))
         y, weights = targets(data.train)
-        # The first steps weigh most: three of the four LSTMs start cold there, and all later steps build on them.
+        # The first steps weigh most: three of the four LSTMs start from zeros, and all later steps depend on them.
         weights *= 1 + 10 / np.arange(1, steps + 1, dtype="float32")
         trainee.fit(
             {name: values[rows] for name, values in data.train.inputs.items()},
@@ -213,26 +249,24 @@ def train(data: Data, units: int, batches: int, epochs: int, out: Path) -> Path:
             callbacks=callbacks,
         )
 
-    # First a third of the steps, for a third of the epochs: the later steps follow from the ones before them, and are
-    # learned sooner once those are right.
+    # Train on the first third of the steps for a third of the epochs: later steps depend on earlier ones, and are
+    # learned faster once those are right.
     early = epochs // 3
     if early:
         fit(max(1, data.steps // 3), 0, early, [])
-    best_epoch = out / "best_epoch.keras"
+    best_epoch = file.with_stem(f"{file.stem}_best_epoch")
     fit(data.steps, early, epochs, [keras.callbacks.ModelCheckpoint(best_epoch, save_best_only=True)])
 
     trainee.load_weights(best_epoch)
-    file = out / "complete_series.keras"
+    best_epoch.unlink()
     model.save(file)
-    return file
 
 
 # --- The completion, in a fresh process
 
 
-def complete(data: Data, file: Path, out: Path) -> None:
-    """Loads a model and completes the test series, by as many steps as it was trained on and by twice as many."""
-    model = keras.saving.load_model(file)
+def complete(data: Data, model: keras.Model, picture: Path) -> None:
+    """Completes the test series, by as many steps as the model was trained on and by twice as many."""
     columns = []
     for steps in (data.steps, 2 * data.steps):
         model.get_layer("decoder").steps = steps
@@ -243,10 +277,20 @@ def complete(data: Data, file: Path, out: Path) -> None:
             columns.append((steps, mean_error(completion, data.test, steps), mean_error(last_frames, data.test, steps)))
     print_table(data, columns)
     if len(columns) == 1:
-        print(f"\nThe completion goes on to {steps} steps, where the series have ended and no error can be told.")
-    picture = out / "complete_series.png"
+        print(f"\nThe completion of {steps} steps goes beyond the end of the test series: its error is unknown.")
     draw(data, completion, columns, picture)
-    print(f"\nPicture  {picture}\nModel    {file}")
+
+
+def forecast(data: Data, file: SeriesFile, model: keras.Model, path: Path) -> str:
+    """Writes the steps that follow the end of each series of a file; returns a line that says what was written."""
+    model.get_layer("decoder").steps = data.steps
+    model.make_predict_function(force=True)
+    # The model reads as many steps at the end of each series as it has learned to read.
+    most = data.train.context.shape[1]
+    nothing = np.zeros((0, len(data.features)))
+    ends = pad_right([(values[-most:], nothing) for values in file.series], 0)
+    how = write_forecast(path, file, model.predict(ends.inputs, batch_size=256, verbose=0))
+    return f"Forecast {path}: the {data.steps} steps after the end of each series; {how}"
 
 
 def mean_error(completion: np.ndarray, windows: Windows, steps: int) -> np.ndarray:
@@ -261,7 +305,7 @@ def summarise(data: Data, columns: list[Any]) -> list[tuple[int, float, float]]:
 
 
 def print_table(data: Data, columns: list[Any]) -> None:
-    print(f"\nMean absolute error on {len(data.test.lengths)} test series, beside repeating the last frame\n")
+    print(f"\nMean absolute error on {len(data.test.lengths)} test series, compared with repeating the last frame\n")
     width = max(map(len, [*data.features, "all, in std"]))
     print(" " * width + "".join(f"{f'{steps} steps':>33}" for steps, *_ in columns))
     print(" " * width + f"{'model':>12}{'last frame':>13}{'ratio':>8}" * len(columns))
@@ -272,7 +316,7 @@ def print_table(data: Data, columns: list[Any]) -> None:
 
 
 def draw(data: Data, completion: np.ndarray, columns: list[Any], path: Path) -> None:
-    """Draws the first and the last feature of the test series completed best, middling and worst."""
+    """Draws the first and the last feature of the test series with the smallest, the median and the largest error."""
     test, steps = data.test, data.test.future.shape[1]
     weights = test.weights(steps)
     distance = (np.abs(completion[:, :steps] - test.future) / data.deviation).mean(axis=2)
@@ -316,39 +360,34 @@ def draw(data: Data, completion: np.ndarray, columns: list[Any], path: Path) -> 
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="FILE", help="series of your own, .csv, .npz or .ts")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="how long to train (default: 21, with --quick 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the series, their split and the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    parser.add_argument("--complete", type=Path, metavar="MODEL", help="complete with a saved model, without training")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.complete and not args.complete.is_file():
-        parser.error(f"{args.complete} is no file")
-
+def main(args: Any) -> None:
     keras.utils.set_random_seed(args.seed)
-    data = series_of_file(args.data, args.seed) if args.data else sine_waves(args.seed, args.quick)
-    args.out.mkdir(parents=True, exist_ok=True)
+    data, file = read(args)
     if args.complete:
-        complete(data, args.complete, args.out)
+        model = keras.saving.load_model(args.complete)
+        learned = model.input["context"].shape[-1]
+        if learned != len(data.features):
+            raise SystemExit(
+                f"complete_series: {args.complete} is for series of {learned} features, these have {len(data.features)}"
+            )
+        complete(data, model, args.picture)
+        print(f"\nPicture  {args.picture}\nModel    {args.complete}")
+        if file:
+            print(forecast(data, file, model, args.forecast))
         return
-    splits = (data.train, data.validation, data.test)
-    counts = [len(windows.lengths) for windows in splits]
-    lengths = np.concatenate([windows.lengths for windows in splits])
+
+    print(*(file.notes if file else ()), sep="\n")
+    counts = [len(windows.lengths) for windows in (data.train, data.validation, data.test)]
+    lengths = np.concatenate([windows.lengths for windows in (data.train, data.validation, data.test)])
     print(f"{data.title}: {counts[0]} to train on, {counts[1]} to validate, {counts[2]} to test.")
     print(
         f"{len(data.features)} features, contexts of {min(lengths)} to {max(lengths)} steps, {data.steps} to complete."
     )
     epochs = args.epochs or (3 if args.quick else 21)
-    file = train(data, 12 if args.quick else 48, 4 if args.quick else 32, epochs, args.out)
+    train(data, 12 if args.quick else 48, 4 if args.quick else 32, epochs, args.model)
     print("\nCompleting the test series in a fresh process", flush=True)
-    command = [sys.executable, __file__, *sys.argv[1:], "--complete", str(file)]
-    raise SystemExit(subprocess.run(command).returncode)
+    raise SystemExit(run_again("--complete", str(args.model)))
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

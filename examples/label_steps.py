@@ -1,40 +1,45 @@
 """Labels every step of sequences of different lengths: trains on them together, shuffles them, predicts on them.
 
-Four sensors watch a machine that rests, climbs, falls or swings, for a random time each. The recordings are 10 to 100
-steps long, and every step is to be told which of the four it belongs to. The noise hides that from whoever looks at
-one step alone, so a bidirectional LSTM reads the steps before and after it:
+Four sensors record a machine that rests, climbs, falls or swings, each for a random time. The recordings are 10 to 100
+steps long, and the model labels every step with one of the four. One noisy step alone does not show which it is, so a
+bidirectional LSTM also reads the steps before and after it:
 
     python examples/label_steps.py
 
-trains in about two minutes on two cores, compares the labels with those of a network without context and the speed
-with padding to the longest, and draws `out/label_steps.png`. To label sequences of your own, hand `LengthBucketing` a
-list of arrays (T, D) and a list of arrays (T,), each pair with its own T.
+trains for about two minutes on two cores. It compares the labels with those of a network that sees single steps, and
+the speed with that of padding to the longest sequence, and draws `out/label_steps.png`. To label sequences of your own,
+give `LengthBucketing` a list of arrays (T, D) and a list of arrays (T,), each pair with its own T.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the sequences, their order and the weights",
+        files={"picture": "label_steps.png", "model": "label_steps.keras"},
+        needs=("matplotlib",),
+    )
+    # The first epoch compiles, and says nothing of the speed.
+    parser.add_argument(
+        "--epochs", type=whole_number(2), metavar="N", help="the most epochs to train for (default: 30, with --quick 6)"
+    )
+    args = parser.parse_args()
 
 import keras
 import numpy as np
+from matplotlib import pyplot as plt
 
 import keras_seqx
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns when it compiles a model's first predictions
 
 CLASSES = ["rest", "climb", "fall", "swing"]
 CHANNELS = ["position", "speed", "current", "heat"]
@@ -69,7 +74,7 @@ def draw_sequence(length: int, rng: np.random.Generator) -> tuple[np.ndarray, np
     position = np.cumsum(speed) + rng.normal()
     heat = np.convolve(np.abs(speed), 3 * 0.8 ** np.arange(20))[:steps]
     channels = np.stack([position, speed, 4 * np.abs(speed), heat], axis=1) + NOISE * rng.normal(size=(steps, 4))
-    start = rng.integers(steps - length + 1)  # the recording begins and ends amid something
+    start = rng.integers(steps - length + 1)  # the recording begins and ends at any point of a phase
     return channels[start : start + length].astype("float32"), np.concatenate(classes)[start : start + length]
 
 
@@ -82,12 +87,13 @@ def build_model(context: bool) -> keras.Model:
     lengths = keras.Input((), dtype="int32", name="lengths")
     hidden: Any = keras_seqx.SequenceMask()([inputs, lengths])
     if context:
-        hidden = keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))(hidden)
+        read = keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))
+        hidden = keras_seqx.KeepMask(read)(hidden)  # the loss and the metrics must not count padding
     else:
         hidden = keras.layers.Dense(64, "relu")(keras.layers.Dense(64, "relu")(hidden))
     outputs = keras.layers.Dense(len(CLASSES))(hidden)
     model = keras.Model({"inputs": inputs, "lengths": lengths}, outputs)
-    # The mean over the weights, which are the mask here: padded steps have no say.
+    # The mean over the weights, which are 0 at padded steps: padding changes nothing.
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
     model.compile(keras.optimizers.Adam(1e-2, clipnorm=1.0), loss, weighted_metrics=["accuracy"])
     return model
@@ -98,7 +104,7 @@ def fit(title: str, train: Any, validation: Any, context: bool, epochs: int) -> 
     print(f"\n{title}\n", flush=True)
     best = [keras.callbacks.EarlyStopping(patience=5, restore_best_weights=True)] if validation else []
     callbacks, model = [keras_seqx.PaddingMonitor(train), *best], build_model(context)
-    # The data set shuffles by itself, `fit` need not.
+    # The data set shuffles by itself, so `fit` does not.
     history = model.fit(train, validation_data=validation, epochs=epochs, shuffle=False, callbacks=callbacks)
     return model, history.history
 
@@ -107,7 +113,7 @@ def fit(title: str, train: Any, validation: Any, context: bool, epochs: int) -> 
 
 
 def print_accuracies(y: Sequences, answers: dict[str, Sequences]) -> None:
-    """Prints what part of all steps, and of each class's, have the right label."""
+    """Prints how many of all steps, and of the steps of each class, have the right label."""
     truth = np.concatenate(y)
     print(f"\nAccuracy on the {len(truth):,} steps of {len(y):,} test sequences\n")
     print(f"{'':28}" + "".join(f"{name:>8}" for name in ["all", *CLASSES]))
@@ -118,7 +124,7 @@ def print_accuracies(y: Sequences, answers: dict[str, Sequences]) -> None:
 
 
 def print_speeds(runs: dict[str, tuple[Any, dict[str, Any]]]) -> None:
-    """Prints how full the batches were, and how long an epoch took once everything was compiled."""
+    """Prints how much of the batches was valid, and how long an epoch took once everything was compiled."""
     print("\nTraining, validation not counted; the median of the epochs after the first, which compiles\n")
     print(f"{'':28}{'efficiency':>12}{'valid steps/s':>16}{'s/epoch':>10}{'first epoch':>13}")
     for name, (data, history) in runs.items():
@@ -128,7 +134,7 @@ def print_speeds(runs: dict[str, tuple[Any, dict[str, Any]]]) -> None:
 
 
 def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: float, path: Path) -> None:
-    """Draws the lengths with the buckets, and a short, a middling and a long test sequence with its labels."""
+    """Draws the lengths with the buckets, and a short, a medium and a long test sequence with its labels."""
     order = [row for row in np.argsort([len(row) for row in x], kind="stable") if len(np.unique(y[row])) > 1]
     shown = [order[round(place * (len(order) - 1))] for place in (0.05, 0.5, 0.95)]
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
@@ -160,20 +166,7 @@ def draw(report: Any, x: Sequences, y: Sequences, labels: Sequences, accuracy: f
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="the most epochs to train for (default: 30, with --quick 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sequences, their order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 2:
-        parser.error("--epochs must be at least 2: the first one compiles, and tells nothing of the speed")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(args: Any) -> None:
     size, buckets, batch_size, epochs = (160, 2, 128, 6) if args.quick else (2000, 8, 32, 30)
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -198,24 +191,23 @@ def main() -> None:
     logits = {"each step by itself": test.predict(dense), "the whole sequence": test.predict(model)}
     commonest = np.bincount(np.concatenate(y)).argmax()
     answers = {f"always {CLASSES[commonest]}": [np.full(len(row), commonest) for row in y_test]}
-    # The predictions are unpadded and in the order of the data, so they can be laid beside `y_test`.
+    # The predictions are unpadded and in the order of the data, as `y_test` is.
     answers |= {name: [row.argmax(axis=-1) for row in rows] for name, rows in logits.items()}
     print_accuracies(y_test, answers)
     print_speeds({f"{buckets} buckets": (train, history), "to the longest": (padded, padded_history)})
     labels = answers["the whole sequence"]
     accuracy = np.mean(np.concatenate(labels) == np.concatenate(y_test))
-    draw(train.report(), x_test, y_test, labels, accuracy, args.out / "label_steps.png")
+    draw(train.report(), x_test, y_test, labels, accuracy, args.picture)
 
-    file = args.out / "label_steps.keras"
-    model.save(file)
+    model.save(args.model)
     long, truth = draw_sequence(250, rng)
-    outputs = keras.saving.load_model(file).predict({"inputs": long[None], "lengths": np.array([250])}, verbose=0)
+    outputs = keras.saving.load_model(args.model).predict({"inputs": long[None], "lengths": np.array([250])}, verbose=0)
     right = np.mean(outputs[0].argmax(axis=-1) == truth)
-    print(f"\nLoaded again, the model labels a sequence of 250 steps, none was longer than 100: {right:.1%} right.")
+    print(f"\nLoaded again, the model labels a sequence of 250 steps, though it learned from 100: {right:.1%} right.")
     if args.quick:
-        print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'label_steps.png'}\nModel    {file}")
+        print("These numbers come from a quick run.")
+    print(f"\nPicture  {args.picture}\nModel    {args.model}")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

@@ -1,11 +1,12 @@
-"""After hours of training the maximum length is not enough: two trained models move from 60 timesteps to 120.
+"""Moves two trained models from 60 timesteps to 120, without training them from the start.
 
-    autoencoder    Bidirectional(LSTM), RepeatVector(60), LSTM: writes down again what it has read
+    autoencoder    Bidirectional(LSTM), RepeatVector(60), LSTM: reproduces the 60 steps that it has read
     forecaster     LSTM, AutoregressiveDecoder: reads 60 steps and writes the 60 that follow
 
-Both are trained at 60 steps. `change_timesteps` makes them models of 120, with their weights and their optimizer, and
-both train on; beside them, the same models start at 120 from nothing. Back at 60, they still predict what they did.
-Then a model that Keras 2 saved as `.h5`, a decoder of nine layer calls by hand, becomes an `AutoregressiveDecoder`.
+Both train at 60 steps. `change_timesteps` makes them models of 120 steps with the same weights and the same optimizer
+state, and they train on. For comparison, the same models train at 120 steps from new weights. Moved back to 60 steps,
+the models predict what they predicted before. At the end, a decoder that Keras 2 saved as `.h5`, written as nine layer
+calls by hand, becomes an `AutoregressiveDecoder`.
 
     python examples/longer_horizon.py
 
@@ -14,31 +15,47 @@ takes about five minutes on two cores and draws `out/longer_horizon.png`.
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_file, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the series and the weights",
+        files={"picture": "longer_horizon.png"},
+        needs=("matplotlib",),
+    )
+    for name, default, meaning in (
+        ("series", 2048, "series to train on"),
+        ("epochs", 12, "epochs to train for at each length"),
+        ("units", 32, "units of each direction of the encoder"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=whole_number(1), default=default, metavar="N", help=f"{meaning} (default: {default})"
+        )
+    parser.add_argument(
+        "--legacy",
+        type=existing_file(".h5"),
+        default=Path(__file__).parents[1] / "tests" / "transfer" / "data" / "unrolled_decoder.h5",
+        metavar="FILE",
+        help="the unrolled decoder, saved by Keras 2, next to an .npz file (default: that of the tests)",
+    )
+    parser.add_argument("--verbose", type=int, default=1, choices=(0, 1, 2), help="of the progress bars (default: 1)")
+    args = parser.parse_args()
 
 import keras
 import numpy as np
+from matplotlib import pyplot as plt
 
 import keras_seqx
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns when it compiles a model's first predictions
 
 SHORT, LONG, FEATURES = 60, 120, 2
-LEGACY = Path(__file__).parents[1] / "tests" / "transfer" / "data" / "unrolled_decoder.h5"
 # Of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = {"autoencoder": "#0072b2", "forecaster": "#d55e00"}
 
@@ -55,7 +72,7 @@ def series(count: int, steps: int, seed: int) -> np.ndarray:
 
 
 def autoencoder(units: int) -> keras.Model:
-    """Returns the model of 60 steps; `RepeatVector` and its input are bound to them."""
+    """Returns the model of 60 steps, which its input and `RepeatVector` fix."""
     x = keras.Input((SHORT, FEATURES), name="series")
     code = keras.layers.Bidirectional(keras.layers.LSTM(units))(x)
     repeated = keras.layers.RepeatVector(SHORT)(code)
@@ -79,7 +96,7 @@ def compiled(model: keras.Model) -> keras.Model:
 
 
 def examples(name: str, steps: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what a model reads and what it has to write."""
+    """Returns the inputs and the targets of a model."""
     waves = series(count, 2 * steps, seed)
     return (waves[:, :steps], waves[:, :steps]) if name == "autoencoder" else (waves[:, :steps], waves[:, steps:])
 
@@ -87,14 +104,14 @@ def examples(name: str, steps: int, count: int, seed: int) -> tuple[np.ndarray, 
 class Study:
     """One model's way from 60 steps to 120."""
 
-    def __init__(self, build: Any, args: argparse.Namespace):
+    def __init__(self, build: Any, args: Any):
         self.build, self.args, self.name = build, args, build.__name__
         self.errors: dict[str, list[float]] = {}
 
     def train(self, model: keras.Model, steps: int, label: str, epochs: int) -> None:
-        """Trains on, and notes the error on unseen series, before the first epoch too."""
-        x, y = examples(self.name, steps, self.args.series, seed=1)
-        unseen = examples(self.name, steps, 256, seed=2)
+        """Trains, and keeps the error on unseen series, also before the first epoch."""
+        x, y = examples(self.name, steps, self.args.series, 3 * self.args.seed + 1)
+        unseen = examples(self.name, steps, 256, 3 * self.args.seed + 2)
         errors = self.errors.setdefault(label, [])
         errors.append(float(model.evaluate(*unseen, batch_size=256, verbose=0)))
         print(f"\n{self.name}, {label}: {errors[-1]:.3f} before training")
@@ -103,7 +120,7 @@ class Study:
         print(f"{self.name}, {label}: {errors[-1]:.3f} after {epochs} epochs")
 
     def run(self) -> None:
-        keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(self.args.seed)
         short = self.build(self.args.units)
         self.train(short, SHORT, "60 steps", self.args.epochs)
 
@@ -111,19 +128,19 @@ class Study:
         print(
             f"\n{self.name}: {short.input_shape} -> {short.output_shape}, now {long.input_shape} -> {long.output_shape}"
         )
-        print(keras_seqx.transfer_weights(short, long, dry_run=True))  # what it did to the weights, once more
-        x = examples(self.name, SHORT, 64, seed=3)[0]
+        print(keras_seqx.transfer_weights(short, long, dry_run=True))  # what it did to the weights
+        x = examples(self.name, SHORT, 64, 3 * self.args.seed + 3)[0]
         back = keras_seqx.change_timesteps(long, SHORT)
         difference = np.abs(back.predict(x, verbose=0) - short.predict(x, verbose=0)).max()
         print(f"\nback at 60 steps, the largest difference of its predictions: {difference:.1e}")
 
         self.train(long, LONG, "120 steps, moved", self.args.epochs)
-        anew = compiled(keras_seqx.change_timesteps(self.build(self.args.units), LONG))
-        self.train(anew, LONG, "120 steps, from nothing", self.args.epochs)
+        untrained = compiled(keras_seqx.change_timesteps(self.build(self.args.units), LONG))
+        self.train(untrained, LONG, "120 steps, from nothing", self.args.epochs)
 
 
 def rescue(path: Path) -> None:
-    """Gives a decoder of today the weights of one that Keras 2 saved, unrolled by hand."""
+    """Gives an `AutoregressiveDecoder` the weights of a decoder that was unrolled by hand and saved by Keras 2."""
     context, start = keras.Input((None, 5)), keras.Input((1, 5))
     _, *state = keras.layers.LSTM(6, return_state=True, name="encoder")(context)
     decoder = keras_seqx.AutoregressiveDecoder(keras.layers.LSTMCell(6), keras.layers.Dense(5), steps=9, name="decoder")
@@ -132,7 +149,9 @@ def rescue(path: Path) -> None:
     print(keras_seqx.transfer_weights(path, model))
     with np.load(path.with_suffix(".npz")) as file:
         x, expected = [file["x0"], file["x1"]], file["y"]
-    print(f"largest difference to what it predicted then: {np.abs(model.predict(x, verbose=0) - expected).max():.1e}")
+    print(
+        f"largest difference to its predictions in Keras 2: {np.abs(model.predict(x, verbose=0) - expected).max():.1e}"
+    )
     longer = keras_seqx.change_timesteps(model, steps=30)
     print(f"and with 30 steps instead of 9: {longer.predict(x, verbose=0).shape}")
 
@@ -161,35 +180,25 @@ def draw(studies: list[Study], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8, loc="lower left")
     figure.suptitle("Error on unseen series, while training")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--series", type=int, default=2048, help="to train on")
-    parser.add_argument("--epochs", type=int, default=12, help="at each length")
-    parser.add_argument("--units", type=int, default=32, help="of each direction of the encoder")
-    parser.add_argument("--legacy", type=Path, default=LEGACY, help="an .h5 file of the unrolled decoder of Keras 2")
-    parser.add_argument("--quick", action="store_true", help="small and short, to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the picture")
-    parser.add_argument("--verbose", type=int, default=1, choices=(0, 1, 2), help="of the progress bars")
-    args = parser.parse_args()
+def main(args: Any) -> None:
     if args.quick:
         args.series, args.epochs, args.units, args.verbose = 64, 1, 4, 2
     studies = [Study(build, args) for build in (autoencoder, forecaster)]
     for study in studies:
         study.run()
     rescue(args.legacy)
-    draw(studies, args.out / "longer_horizon.png")
+    draw(studies, args.picture)
     print(f"\nerror on unseen series{'':14}60 steps   120, moved   trained on   from nothing")
     for study in studies:
         moved = study.errors["120 steps, moved"]
         figures = study.errors["60 steps"][-1], moved[0], moved[-1], study.errors["120 steps, from nothing"][-1]
         print(f"{study.name:36}" + "".join(f"{figure:8.3f}     " for figure in figures).rstrip())
-    print(f"\nPicture: {args.out / 'longer_horizon.png'}")
+    print(f"\nPicture  {args.picture}")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

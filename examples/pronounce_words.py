@@ -1,24 +1,23 @@
-"""Pronounces English words: reads letters, writes phones, and learns how from the CMU Pronouncing Dictionary.
+"""Pronounces English words: learns from the CMU Pronouncing Dictionary to turn letters into phones.
 
-A bidirectional LSTM reads the letters, an attention decoder writes the phones one after the other, and a beam search
-finds the pronunciation that is likeliest as a whole:
+A bidirectional LSTM reads the letters, an attention decoder writes the phones one by one, and a beam search finds the
+most probable pronunciation:
 
-    python examples/pronounce_words.py --data shared/data/cmudict
+    python examples/pronounce_words.py
 
-trains for about twenty minutes on two cores (`--config best`: a larger model, for about two hours), tells how many
-words of the development set come out right and draws `out/pronounce_words.png`: where the decoder looked while it
-spoke.
-Without `--data` it downloads the dictionary. It writes one `.keras` file, which takes letters and returns phones. Then
+downloads the dictionary (or reads it with `--data DIR`) and trains for about twenty minutes on two cores, or with
+`--config best` a larger model for about two hours. It prints the error rates on words that were not trained on, draws
+to which letters the decoder attends in `out/pronounce_words.png`, and saves a model that takes letters and returns
+phones, `out/pronounce_words.keras`. Then
 
     python examples/pronounce_words.py --say keras tensor flow
 
-pronounces what is typed, and without words asks for them. A run that was interrupted goes on with its last epoch when
-it is started again.
+pronounces the words, and without words asks for them. If a run is interrupted, start it again: it continues after the
+last epoch that was complete.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -30,21 +29,45 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, existing_folder, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the weights, the draws and the order",
+        files={"picture": "pronounce_words.png", "model": "pronounce_words.keras"},
+        quick="tiny",
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--data",
+        type=existing_folder("train.txt", "dev.txt"),
+        metavar="DIR",
+        help="where train.txt and dev.txt are (default: download)",
+    )
+    parser.add_argument("--config", choices=["quick", "best"], default="quick", help="how large (default: quick)")
+    parser.add_argument(
+        "--epochs", type=whole_number(1), metavar="N", help="epochs to train for, instead of the configuration's"
+    )
+    parser.add_argument("--say", nargs="*", metavar="WORD", help="pronounce words by the model of --out, do not train")
+    args = parser.parse_args(unless="say")
+    args.config = "tiny" if args.quick else args.config
+    args.run = args.out / f"pronounce_words_{args.config}"
+    if args.say is None:
+        parser.check_writable(args.run, [args.run / "run.json", args.run / "history.csv"])
+    elif not args.model.is_file():
+        # A quick run has a model too.
+        args.model = args.out / "pronounce_words_tiny.keras"
+        if not args.model.is_file():
+            parser.error(f"there is no model in {args.out}: train one first, without --say")
 
 import keras
 import numpy as np
 from keras import layers, ops
+from matplotlib import pyplot as plt
 
 import keras_seqx
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 logging.getLogger("tensorflow").setLevel("ERROR")
 
@@ -59,7 +82,7 @@ PHONES = [
     "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
 ]
 # fmt: on
-# Of both alphabets 0 is padding; of the phones two more are none.
+# Id 0 is padding in both alphabets. Two more ids of the phones mark the start and the end.
 START, END, FIRST = 1, 2, 3
 VOCABULARY = FIRST + len(PHONES)
 
@@ -68,7 +91,7 @@ Words = dict[str, list[list[str]]]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is made of."""
+    """The size of the model and how it is trained."""
 
     units: int
     encoder_layers: int
@@ -79,10 +102,10 @@ class Config:
     batch_size: int
     learning_rate: float
     label_smoothing: float
-    teacher_forcing: float  # at the end of the schedule, which begins with 1
+    teacher_forcing: float  # at the end of the schedule, which begins at 1
     beams: int
     buckets: int
-    words: int | None = None  # of the training words, for a run that only shows that it works
+    words: int | None = None  # train on the first ones only, to see that it works
 
 
 CONFIGS = {
@@ -110,7 +133,7 @@ def read_dictionary(path: Path) -> Words:
 
 
 def load(data: Path | None, out: Path) -> tuple[Words, Words]:
-    """Returns the words to train on, and those to be tested on, none of which is among the first."""
+    """Returns the words to train on, and other words to test on."""
     if data is None:
         data = out / "cmudict"
         for name, origin in FILES.items():
@@ -118,11 +141,8 @@ def load(data: Path | None, out: Path) -> tuple[Words, Words]:
                 url = f"{ORIGIN}/{origin}.txt"
                 try:
                     keras.utils.get_file(name, url, cache_dir=str(out), cache_subdir="cmudict")
-                except Exception as error:  # whatever the network says
-                    raise SystemExit(f"pronounce_words: {url} cannot be had: {error}. Say --data DIR") from None
-    for name in FILES:
-        if not (data / name).is_file():
-            raise SystemExit(f"pronounce_words: there is no {data / name}. Say --data DIR, with {' and '.join(FILES)}")
+                except Exception as error:  # the network fails in many ways
+                    raise SystemExit(f"pronounce_words: cannot download {url}: {error}. Say --data DIR") from None
     train, dev = (read_dictionary(data / name) for name in FILES)
     return train, {word: phones for word, phones in dev.items() if word not in train}
 
@@ -143,7 +163,7 @@ def phones_of(ids: np.ndarray, length: int) -> list[str]:
 
 
 def pairs(words: Words, config: Config, seed: int) -> keras_seqx.LengthBucketing:
-    """Returns every pronunciation of every word, in batches of like lengths."""
+    """Returns every pronunciation of every word, in batches of similar lengths."""
     listed = [(word, phones) for word, several in words.items() for phones in several]
     letters = [letter_ids(word) for word, _ in listed]
     spoken = [phone_ids(phones) for _, phones in listed]
@@ -158,7 +178,7 @@ def pairs(words: Words, config: Config, seed: int) -> keras_seqx.LengthBucketing
 
 @keras.saving.register_keras_serializable(package="pronounce_words")
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits (B, T, V) against ids (B, T), a part of whose weight goes to all tokens alike."""
+    """Cross-entropy of logits (B, T, V) and ids (B, T), with label smoothing: all tokens share a part of the weight."""
 
     def __init__(self, smoothing: float = 0.1, name: str = "crossentropy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
@@ -179,7 +199,8 @@ def build(config: Config, seed: int) -> tuple[keras.Model, Any, Any]:
     phones = keras.Input((None,), dtype="int32", name="phones")
     hidden = layers.Embedding(1 + len(LETTERS), config.embedding, mask_zero=True)(letters)
     for _ in range(config.encoder_layers):
-        hidden = layers.Bidirectional(layers.LSTM(config.units, return_sequences=True))(hidden)
+        read = layers.Bidirectional(layers.LSTM(config.units, return_sequences=True))
+        hidden = keras_seqx.KeepMask(read)(hidden)  # the decoder must not look at padding
         hidden = layers.Dropout(config.dropout)(hidden)
     encoder = keras.Model(letters, hidden, name="encoder")
 
@@ -196,7 +217,7 @@ def build(config: Config, seed: int) -> tuple[keras.Model, Any, Any]:
 
 
 def speaker(encoder: Any, decoder: Any, beams: int, alignments: bool = False) -> keras.Model:
-    """Returns the model to use: from letters (B, S) to the best phones, their score, and where they were found."""
+    """Returns the model to use: from letters (B, S) to the best phones, their score and, if asked, the attention."""
     letters = keras.Input((None,), dtype="int32", name="letters")
     search = keras_seqx.BeamSearch(beams) if beams > 1 else "greedy"
     generator = keras_seqx.TokenGenerator(
@@ -207,14 +228,14 @@ def speaker(encoder: Any, decoder: Any, beams: int, alignments: bool = False) ->
 
 
 def train(model: keras.Model, data: Any, validation: Any, config: Config, folder: Path) -> float:
-    """Trains a model, and goes on where an interrupted run stopped; returns the seconds that it took."""
+    """Trains a model, from the epoch where an interrupted run stopped; returns the seconds that it took."""
     steps = config.epochs * len(data)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=config.learning_rate, warmup_steps=min(500, steps // 10)
     )
-    # The mean of the last weights generalizes better than the last ones; `fit` puts it in their place at the end.
+    # The mean of the last weights generalizes better than the last ones; at its end `fit` replaces them by it.
     optimizer = keras.optimizers.Adam(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
-    # XLA would compile every shape anew; TensorFlow's own graph takes them all.
+    # XLA compiles each shape again. TensorFlow's own graph takes all shapes.
     jit = keras.backend.backend() == "jax"
     loss = SmoothedCrossentropy(config.label_smoothing, reduction="mean_with_sample_weight")
     model.compile(optimizer, loss, weighted_metrics=["accuracy"], jit_compile=jit)
@@ -240,7 +261,7 @@ def pronounce(model: keras.Model, words: list[str], verbose: Any = 0) -> list[li
 
 
 def error_rates(truth: Words, answers: list[list[str]]) -> dict[str, float]:
-    """Returns the word and phoneme error rates: against the nearest of a word's pronunciations."""
+    """Returns the word and phoneme error rates, each measured against the nearest pronunciation of a word."""
     several = max(map(len, truth.values()))
     longest = max(len(p) for phones in [*truth.values(), answers] for p in phones)
     references = np.zeros((len(truth), several, longest), "int32")
@@ -256,7 +277,7 @@ def error_rates(truth: Words, answers: list[list[str]]) -> dict[str, float]:
 
 
 def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, float], path: Path) -> None:
-    """Draws where the decoder looked while it spoke a few words."""
+    """Draws to which letters the decoder attends as it writes the phones of a few words."""
     letters = keras.utils.pad_sequences([letter_ids(word) for word in words], padding="post")
     found = model.predict(letters, verbose=0)
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 11, "axes.edgecolor": "#7b8794"})
@@ -279,8 +300,8 @@ def draw(words: list[str], truth: Words, model: keras.Model, rates: dict[str, fl
 
 def say(words: list[str], path: Path) -> None:
     """Pronounces words, or what is typed."""
-    if not path.is_file():
-        raise SystemExit(f"pronounce_words: there is no {path}. Train a model first, without --say")
+    if path.stem.endswith("_tiny"):
+        print(f"This is the model of a quick run, which has learned little: {path}")
     model = keras.saving.load_model(path)
 
     def spell(word: str) -> None:
@@ -301,9 +322,9 @@ def say(words: list[str], path: Path) -> None:
                 spell(word)
 
 
-def record(args: Any, config: Config, folder: Path, scores: dict[str, Any], seconds: float, parameters: int) -> None:
-    """Writes what a run was and what it gave: everything that it takes to compare it with another one."""
-    history = np.genfromtxt(folder / "history.csv", delimiter=",", names=True, ndmin=1)
+def record(args: Any, config: Config, scores: dict[str, Any], seconds: float, parameters: int) -> None:
+    """Writes the settings and the results of a run, in order to compare it with others."""
+    history = np.genfromtxt(args.run / "history.csv", delimiter=",", names=True, ndmin=1)
     run = {
         "command": " ".join(["python", *sys.argv]),
         "configuration": dataclasses.asdict(config),
@@ -321,33 +342,16 @@ def record(args: Any, config: Config, folder: Path, scores: dict[str, Any], seco
         "scores": scores,
         "history": {name: [float(f"{value:.5g}") for value in history[name]] for name in history.dtype.names or ()},
     }
-    (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+    (args.run / "run.json").write_text(json.dumps(run, indent=1) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where train.txt and dev.txt are (default: download)")
-    parser.add_argument("--config", choices=["quick", "best"], default="quick", help="how large (default: quick)")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights, the draws and the order (default: 0)")
-    parser.add_argument("--epochs", type=int, help="how long to train instead of the configuration's epochs")
-    parser.add_argument("--say", nargs="*", metavar="WORD", help="pronounce words by the model of --out, do not train")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    file = args.out / "pronounce_words.keras"
+def main(args: Any) -> None:
     if args.say is not None:
-        say(args.say, file)
+        say(args.say, args.model)
         return
-    name = "tiny" if args.quick else args.config
-    config = CONFIGS[name]
+    config = CONFIGS[args.config]
     if args.epochs:
         config = dataclasses.replace(config, epochs=args.epochs)
-    folder = args.out / f"pronounce_words_{name}"
-    folder.mkdir(parents=True, exist_ok=True)
 
     words, dev = load(args.data, args.out)
     words = dict(list(words.items())[: config.words])
@@ -357,7 +361,7 @@ def main() -> None:
     print(f"{len(words):,} words to train on, {len(dev):,} others to test\n\n{data.report()}\n")
     model, encoder, decoder = build(config, args.seed)
     model.summary()
-    seconds = train(model, data, validation, config, folder)
+    seconds = train(model, data, validation, config, args.run)
 
     scores: dict[str, Any] = {}
     listed = list(dev)
@@ -370,20 +374,18 @@ def main() -> None:
     print(f"\n{'':16}{'WER':>8}{'PER':>8}")
     for search, rates in scores.items():
         print(f"{search:16}{rates['WER']:8.2%}{rates['PER']:8.2%}")
-    record(args, config, folder, scores, seconds, model.count_params())
+    record(args, config, scores, seconds, model.count_params())
 
     spoken = speaker(encoder, decoder, config.beams, alignments=True)
-    spoken.save(file)
+    spoken.save(args.model)
     shown: list[str] = [w for w in ("ABBREVIATED", "KNIGHTLY", "PSYCHOLOGICAL", "THOROUGHNESS") if w in dev]
     shown += [w for w in sorted(dev, key=lambda w: (abs(len(w) - 9), w))[:: max(1, len(dev) // 40)] if w not in shown]
-    draw(
-        shown[:6], dev, keras.saving.load_model(file), scores[f"{config.beams} beams"], args.out / "pronounce_words.png"
-    )
+    draw(shown[:6], dev, keras.saving.load_model(args.model), scores[f"{config.beams} beams"], args.picture)
     if args.quick:
-        print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'pronounce_words.png'}\nModel    {file}\nRun      {folder / 'run.json'}")
+        print("These numbers come from a quick run.")
+    print(f"\nPicture  {args.picture}\nModel    {args.model}\nRun      {args.run / 'run.json'}")
     print(f"\nTry      python examples/pronounce_words.py --out {args.out} --say keras tensor flow")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

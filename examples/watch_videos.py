@@ -1,44 +1,51 @@
-"""Sequences of images in, labels and sequences out: the same small network looks at every frame of a video.
+"""Reads videos of different lengths: labels a video, labels each of its frames, or predicts the frames that follow.
 
-A ball flies about in a box and bounces off its walls; videos of it are 8 to 24 frames long. Three models are trained:
+A ball flies in a box and bounces off its walls. The videos are 8 to 24 frames long. The example trains three models:
 
-    many to one      how often does it bounce?        a CNN at every frame, an LSTM over the frames
-    many to many     where is it heading, frame by frame?        the same CNN, an LSTM with an output at each step
-    one to many      where will it be in the next 24 frames?     the CNN on two frames, then AutoregressiveDecoder
+    many to one      how often does it bounce?                 a CNN at every frame, an LSTM over the frames
+    many to many     where is it heading in each frame?        the same CNN, an LSTM with an output at each step
+    one to many      where will it be in the next 24 frames?   the CNN on two frames, then AutoregressiveDecoder
 
     python examples/watch_videos.py
 
-takes about four minutes on two cores, scores all of them on videos that they have not seen, up to 48 frames long, and
-draws `out/watch_videos.png`.
+takes about four minutes on two cores. It tests the models on new videos of up to 48 frames, and draws
+`out/watch_videos.png`.
 
 Needs matplotlib: pip install "keras_seqx[examples]"
 """
 
-import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from command_line import Parser, whole_number
 
-try:
-    import matplotlib
-except ImportError:
-    raise SystemExit('The picture needs matplotlib: pip install "keras_seqx[examples]"') from None
+if __name__ == "__main__":
+    # The arguments are read before Keras is imported, which takes seconds.
+    parser = Parser(
+        __doc__,
+        seed="the videos, their order and the weights",
+        files={"picture": "watch_videos.png", "model": "watch_videos.keras"},
+        needs=("matplotlib",),
+    )
+    parser.add_argument(
+        "--epochs",
+        type=whole_number(1),
+        metavar="N",
+        help="epochs to train each model for (default: 15, with --quick 1)",
+    )
+    args = parser.parse_args()
 
 import keras
 import numpy as np
+from matplotlib import pyplot as plt
 
 import keras_seqx
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of each model's first predictions, which it compiles
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns when it compiles a model's first predictions
 
 SIZE, SHORTEST, LONGEST, AHEAD = 16, 8, 24, 24
-MOST = 4  # bounces are told apart up to this number
+MOST = 4  # the largest class of bounces is this number or more
 HEADINGS = ["down left", "up left", "down right", "up right"]
 # Of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ["#e69f00", "#0072b2", "#cc79a7", "#009e73"]
@@ -85,7 +92,7 @@ def draw_futures(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def look(channels: int) -> keras.Model:
-    """Returns the network that looks at one picture."""
+    """Returns the network that reads one picture."""
     layers: list[Any] = [keras.Input((SIZE, SIZE, channels))]
     for filters in (16, 32):
         layers += [keras.layers.Conv2D(filters, 3, strides=2, use_bias=False), keras.layers.BatchNormalization()]
@@ -102,9 +109,11 @@ def video_model(many: bool, steps: int) -> keras.Model:
     """Returns a compiled model of videos (B, T, SIZE, SIZE, 1): logits for each frame, or for the whole."""
     frames = keras.Input((None, SIZE, SIZE, 1), name="inputs")
     lengths = keras.Input((), dtype="int32", name="lengths")
-    # The network is called once, on the frames of all videos; frames that are padding count in none of its statistics.
+    # The network is called once, on the frames of all videos. Padding enters none of its statistics.
     seen = keras_seqx.MaskedTimeDistributed(look(1))(keras_seqx.SequenceMask()([frames, lengths]))
-    hidden = keras.layers.LSTM(48, return_sequences=many)(seen)
+    read = keras.layers.LSTM(48, return_sequences=many)
+    # With an output for each frame, the loss and the metrics need the mask, in order not to count padding.
+    hidden = (keras_seqx.KeepMask(read) if many else read)(seen)
     outputs = keras.layers.Dense(len(HEADINGS) if many else MOST + 1)(hidden)
     model = keras.Model({"inputs": frames, "lengths": lengths}, outputs)
     reduction = "mean_with_sample_weight" if many else "sum_over_batch_size"
@@ -128,7 +137,7 @@ def future_model(steps: int) -> keras.Model:
 
 
 def draw(videos: list, headings: list, counts: list, answers: dict[str, Any], path: Path) -> None:
-    """Draws a video with its labels, what the counts were mistaken for, and four futures."""
+    """Draws a video with its labels, the counts against the true ones, and four futures."""
     plt.rcParams.update({"font.size": 10, "axes.titlesize": 10.5, "axes.edgecolor": "#7b8794"})
     figure = plt.figure(figsize=(12.5, 5.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.5])
@@ -176,20 +185,7 @@ def draw(videos: list, headings: list, counts: list, answers: dict[str, Any], pa
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where to write (default: out)")
-    parser.add_argument("--epochs", type=int, help="epochs to train each model for (default: 15, with --quick 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the videos, their order, the weights (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="a tiny run from end to end, to see that it works")
-    args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must be at least 0")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out {args.out} is no folder")
-    args.out.mkdir(parents=True, exist_ok=True)
+def main(args: Any) -> None:
     size, buckets, epochs = (64, 1, args.epochs or 1) if args.quick else (3000, 4, args.epochs or 15)
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -222,37 +218,36 @@ def main() -> None:
     of_long = np.mean(np.concatenate([row.argmax(-1) for row in long]) == np.concatenate(long_headings))
     errors = np.linalg.norm(answers["future"] - answers["truth"], axis=-1).mean(0)
     stays = np.linalg.norm(answers["start"] - answers["truth"], axis=-1).mean(0)
-    print(f"\nOn {len(test_videos)} videos that were not trained on\n")
+    print(f"\nOn {len(test_videos)} new videos\n")
     print(
-        f"many to one    {answers['count accuracy']:.1%} of the videos counted right (the commonest count of all: "
+        f"many to one    {answers['count accuracy']:.1%} of the videos counted right (always the most frequent count: "
         f"{np.bincount(test_counts).max() / len(test_counts):.1%})"
     )
     print(
-        f"many to many   {answers['heading accuracy']:.1%} of the frames labelled right; in videos of up to "
+        f"many to many   {answers['heading accuracy']:.1%} of the frames labelled right, and in videos of up to "
         f"{2 * LONGEST} frames {of_long:.1%}"
     )
     print(
         "one to many    mean distance after 1, 12, 24 frames, in widths of the box: "
         + ", ".join(f"{errors[t]:.3f}" for t in (0, 11, 23))
-        + "; if it stayed where it is: "
+        + "; for a ball that stays where it is: "
         + ", ".join(f"{stays[t]:.3f}" for t in (0, 11, 23))
     )
 
-    # The law: a video alone, and the same one padded among others.
+    # Padding changes nothing: a video alone, and the same video padded in a batch.
     i = min(range(len(test_videos)), key=lambda i: len(test_videos[i]))
     one = keras_seqx.LengthBucketing(test_videos[i : i + 1], **options)
     alone, among = (part.predict(models["many to one"], verbose=0) for part in (one, test))
     print(
-        f"\nA video of {len(test_videos[i])} frames alone, and padded among longer ones: the logits differ by at most "
+        f"\nA video of {len(test_videos[i])} frames alone, and padded in a batch: the logits differ by at most "
         f"{np.abs(alone[0] - among[i]).max():.1e}."
     )
-    draw(test_videos, test_headings, test_counts, answers, args.out / "watch_videos.png")
-    file = args.out / "watch_videos.keras"
-    models["many to many"].save(file)
+    draw(test_videos, test_headings, test_counts, answers, args.picture)
+    models["many to many"].save(args.model)
     if args.quick:
-        print("These are the figures of the quick run.")
-    print(f"\nPicture  {args.out / 'watch_videos.png'}\nModel    {file} (many to many)")
+        print("These numbers come from a quick run.")
+    print(f"\nPicture  {args.picture}\nModel    {args.model} (many to many)")
 
 
 if __name__ == "__main__":
-    main()
+    main(args)
