@@ -1,5 +1,131 @@
 """The private and undocumented attributes of Keras that the package uses, each behind one named function.
 
-Each function says why no public attribute does, and `tests/core/test_keras_internals.py` checks it on every Keras version
-that the package supports.
+Each function says why no public attribute does, and `tests/core/test_keras_internals.py` checks it on every Keras
+version that the package supports.
 """
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+ID = "shared_object_id"
+_OBJECTS, _CONFIGS = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
+
+
+def call_symbolically(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    """Calls `layer` on `keras.KerasTensor`s, and leaves no node of the call in the layer.
+
+    A file of a functional model counts the calls of a layer. A layer that another one calls in its `build` would have
+    one call too many when the file is loaded. `Layer.compute_output_spec` adds no node, but it does not build the
+    layer, and only `Layer.__call__` knows which arguments `build` takes. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    count = len(layer._inbound_nodes)
+    try:
+        return layer(*args, **kwargs)
+    finally:
+        del layer._inbound_nodes[count:]
+
+
+def shares_objects() -> bool:
+    """Returns whether an object that Keras serializes or deserializes several times stays one object now.
+
+    It does while `keras.saving` writes or reads a model. No public function tells. Checked on Keras 3.12.4, 3.15.1,
+    3.16.0.dev.
+    """
+    return _serialization().global_state.get_global_attribute(_OBJECTS) is not None
+
+
+@contextlib.contextmanager
+def object_sharing(objects: dict[int, Any] | None = None) -> Iterator[None]:
+    """A context in which Keras serializes with ids, and deserializes what has one id to one object.
+
+    Keras opens such a scope in `keras.saving.save_model` and `load_model`, and nowhere else: `get_config` and
+    `from_config` lose what a configuration holds twice. The scope is not public. Checked on Keras 3.12.4, 3.15.1,
+    3.16.0.dev.
+
+    Args:
+        objects: the objects that ids stand for; new ones are added. Defaults to None: none at first.
+    """
+    library = _serialization()
+    state, keys = library.global_state, (_OBJECTS, _CONFIGS)
+    outer = [state.get_global_attribute(key) for key in keys]
+    try:
+        with library.ObjectSharingScope():
+            if objects is not None:
+                state.set_global_attribute(_OBJECTS, objects)
+            yield
+    finally:
+        for key, value in zip(keys, outer, strict=True):
+            state.set_global_attribute(key, value)
+
+
+def ids_met() -> set[int]:
+    """Returns the ids of all objects that Keras has serialized in the scope of `object_sharing`, which is open.
+
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return set(_serialization().global_state.get_global_attribute(_CONFIGS))
+
+
+def mark_where_first_met(ids: Iterable[int]) -> None:
+    """Writes the ids of objects that are shared where Keras met them first, and did not know that it would again.
+
+    Keras keeps the configuration of every object that it meets in the scope of `object_sharing`, by the object's id,
+    and adds the id to the one that it keeps. Of an object within another one, such as a layer of a nested model, that
+    is not what is written: a copy is. The copy is found by what it says. Where another object has the same class, name
+    and settings, nothing is written.
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    known = _serialization().global_state.get_global_attribute(_CONFIGS)
+    for own in ids:
+        first = _without_ids(known[own])
+        if sum(_looks_like(config, known[own]) and _without_ids(config) == first for config in known.values()) == 1:
+            for config in _configs_within(list(known.values())):
+                if _looks_like(config, known[own]) and _without_ids(config) == first:
+                    config[ID] = own
+
+
+def clones() -> dict[int, Any] | None:
+    """Returns the layers that the running `keras.models.clone_model` has made, by the ids of those that it copies.
+
+    None where no model is being cloned. `clone_model` copies layer by layer, by `get_config` and `from_config`, so that
+    two layers that hold a third one would get two copies of it. It hands its table of copies to no layer; it is read
+    from the running function. A layer added to the table is used where its original is met. Checked on Keras 3.12.4,
+    3.15.1, 3.16.0.dev.
+    """
+    module = keras.models.clone_model.__module__
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "wrapped_clone_function" and frame.f_globals.get("__name__") == module:
+            return frame.f_locals["cache"]
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _serialization() -> Any:
+    return sys.modules[keras.saving.serialize_keras_object.__module__]
+
+
+def _looks_like(config: dict, other: dict) -> bool:
+    """Returns whether two configurations name the same class, and the same layer if they name one."""
+    names = [part.get("name") if isinstance(part := c.get("config"), dict) else part for c in (config, other)]
+    return config.get("class_name") == other.get("class_name") and names[0] == names[1]
+
+
+def _configs_within(config: Any) -> Iterator[dict]:
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _configs_within(part)
+
+
+def _without_ids(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_ids(value) for key, value in config.items() if key != ID}
+    return list(map(_without_ids, config)) if isinstance(config, (list, tuple)) else config

@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import loop, samplers
 
 INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target"
@@ -40,7 +41,7 @@ def sampler_for(owner: Any, sampler: Any, embedding: Any) -> samplers.Sampler:
 
 def embedding_width(owner: Any, embedding: Any) -> int:
     """Builds the embedding of ids (B, n); returns how wide its vectors (B, n, E) are."""
-    output = embedding(keras.KerasTensor((None, None), dtype="int32"))
+    output = keras_internals.call_symbolically(embedding, keras.KerasTensor((None, None), dtype="int32"))
     if len(output.shape) != 3 or output.shape[-1] is None:
         fix = "Pass for example `keras.layers.Embedding(vocabulary, features)`"
         context = f"its output has shape {output.shape}"

@@ -1,17 +1,19 @@
 """AutoregressiveDecoder: a cell stack that reads its own output."""
 
-import copy
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_seqx import _checks, masking
+from keras_seqx._core import sharing
 from keras_seqx.decoding import arguments, loop
 from keras_seqx.decoding.parts import Parts
 from keras_seqx.decoding.passes import Passes
 from keras_seqx.decoding.samplers import Sampler
 
+# What the configuration holds as objects.
+PARTS = ("cell", "output_layer", "embedding", "sampler")
 STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
 
 
@@ -246,10 +248,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "cell": keras.saving.serialize_keras_object(self.cell),
-            "output_layer": keras.saving.serialize_keras_object(self.output_layer),
-            "embedding": keras.saving.serialize_keras_object(self.embedding),
-            "sampler": keras.saving.serialize_keras_object(self.sampler),
+            **sharing.serialize({name: getattr(self, name) for name in PARTS}),
             "steps": self.steps,
             "teacher_forcing": self._initial_teacher_forcing,
             "return_state": self.return_state,
@@ -258,9 +257,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
-        config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
-        parts = {k: config[k] for k in ("cell", "output_layer", "embedding", "sampler") if k in config}
-        return cls(**{**config, **keras.saving.deserialize_keras_object(parts)})
+        return cls(**sharing.deserialize(config, *PARTS))
 
     def _check_call(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any
