@@ -5,6 +5,7 @@ version that the package supports.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 
 ID = "shared_object_id"
+_CLONE_FUNCTIONS = ("_clone_functional_model", "_clone_sequential_model")
 _OBJECTS, _CONFIGS = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
 
 
@@ -88,21 +90,41 @@ def mark_where_first_met(ids: Iterable[int]) -> None:
                     config[ID] = own
 
 
-def clones() -> dict[int, Any] | None:
-    """Returns the layers that the running `keras.models.clone_model` has made, by the ids of those that it copies.
+@dataclasses.dataclass(frozen=True)
+class Cloning:
+    """A running call of `keras.models.clone_model`.
 
-    None where no model is being cloned. `clone_model` copies layer by layer, by `get_config` and `from_config`, so that
-    two layers that hold a third one would get two copies of it. It hands its table of copies to no layer; it is read
-    from the running function. A layer added to the table is used where its original is met. Checked on Keras 3.12.4,
-    3.15.1, 3.16.0.dev.
+    Attributes:
+        copies: the layers made so far, by the ids of those that they copy. A layer added to it is used where its
+            original is met.
+        layer: the one that is being copied.
+        model: the model of that layer.
+        by_config: whether layers are copied by `get_config` and `from_config`, and by no function of the user's.
     """
-    module = keras.models.clone_model.__module__
-    frame = sys._getframe(1)
+
+    copies: dict[int, Any]
+    layer: keras.layers.Layer
+    model: keras.Model
+    by_config: bool
+
+
+def cloning() -> Cloning | None:
+    """Returns the call of `keras.models.clone_model` that is running, None where none is.
+
+    `clone_model` copies layer by layer, so that two layers that hold a third one would get two copies of it. It hands
+    its table of copies to no layer; it is read from the running functions. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    module, frame = keras.models.clone_model.__module__, sys._getframe(1)
+    frames = []
     while frame is not None:
-        if frame.f_code.co_name == "wrapped_clone_function" and frame.f_globals.get("__name__") == module:
-            return frame.f_locals["cache"]
+        if frame.f_globals.get("__name__") == module:
+            frames.append(frame)
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    inner = next((f.f_locals for f in frames if f.f_code.co_name == "wrapped_clone_function"), None)
+    outer = next((f.f_locals for f in frames if f.f_code.co_name in _CLONE_FUNCTIONS), None)
+    if inner is None or outer is None:
+        return None
+    return Cloning(inner["cache"], inner["layer"], outer["model"], inner["clone_function"].__module__ == module)
 
 
 def _serialization() -> Any:

@@ -31,7 +31,7 @@ def serialize(parts: dict[str, Any]) -> dict[str, Any]:
     """
     if getattr(_running, "is_serializing", False):  # within another call, which does all that follows
         return keras.saving.serialize_keras_object(parts)
-    ids_are_wanted = keras_internals.shares_objects() or keras_internals.clones() is not None
+    ids_are_wanted = keras_internals.shares_objects() or keras_internals.cloning() is not None
     layers = {id(layer) for layer in _layers(parts)}
     _running.is_serializing = True
     try:
@@ -49,21 +49,43 @@ def deserialize(config: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns a copy of `config` in which the objects of these names are made from their configurations."""
     config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
     parts = {name: config[name] for name in names if name in config}
-    with _scope(keras_internals.clones()):
+    with _scope(keras_internals.cloning()):
         return {**config, **keras.saving.deserialize_keras_object(parts)}
 
 
 @contextlib.contextmanager
-def _scope(copies: dict[int, Any] | None) -> Iterator[None]:
-    """Has Keras share objects, if it does not yet; new layers are added to `copies`, those that there are."""
+def _scope(cloning: keras_internals.Cloning | None) -> Iterator[None]:
+    """Has Keras share objects, if it does not yet, with those that a clone consists of so far."""
     if keras_internals.shares_objects():
         yield
         return
-    objects = dict(copies or {})
+    objects = {} if cloning is None else _copied(cloning)
     with keras_internals.object_sharing(objects):
         yield
-    if copies is not None:
-        copies.update({key: value for key, value in objects.items() if isinstance(value, keras.layers.Layer)})
+        if cloning is not None and cloning.by_config:
+            _copy_holders(cloning, objects)
+    if cloning is not None:
+        cloning.copies.update({key: value for key, value in objects.items() if isinstance(value, keras.layers.Layer)})
+
+
+def _copied(cloning: keras_internals.Cloning) -> dict[int, Any]:
+    """Returns the copies of layers, and of all layers within these, by the ids of their originals."""
+    copies = dict(cloning.copies)
+    for layer in cloning.model.layers:
+        old = layer._flatten_layers()
+        new = copies[id(layer)]._flatten_layers() if id(layer) in copies else []
+        if [type(part) for part in old] == [type(part) for part in new]:
+            copies |= {id(a): b for a, b in zip(old, new, strict=True)}
+    return copies
+
+
+def _copy_holders(cloning: keras_internals.Cloning, copies: dict[int, Any]) -> None:
+    """Copies the layers to come that hold what there is a copy of already, such as a wrapper around a shared layer."""
+    for layer in cloning.model.layers:
+        parts = layer._flatten_layers(include_self=False)
+        if layer is not cloning.layer and id(layer) not in copies and any(id(part) in copies for part in parts):
+            layer.get_config()  # Keras gives a part its id when it meets it again
+            copies[id(layer)] = type(layer).from_config(layer.get_config())
 
 
 def _layers(parts: Any) -> Iterator[keras.layers.Layer]:
