@@ -51,6 +51,16 @@ def embedding_width(owner: Any, embedding: Any) -> int:
     return output.shape[-1]
 
 
+def check_reverses(owner: Any, output_layer: Any, hidden: Any) -> None:
+    """Checks that an embedding takes hidden (B, H) back to logits."""
+    width = getattr(output_layer, "output_dim", hidden.shape[-1])
+    if hidden.shape[-1] != width:
+        what = f"an embedding with `output_dim={hidden.shape[-1]}`, the width of the cells' output"
+        fix = f"End the cells with one of {width} units, or project to logits by `keras.layers.Dense`"
+        context = f"its `output_dim` is {width}"
+        raise ValueError(_checks.message(owner, "output_layer", what, output_layer, fix, context))
+
+
 def check_logits(owner: Any, output: Any, output_layer: Any, embedding: Any) -> None:
     """Checks that every token that can be sampled from logits (B, V) has an embedding."""
     size = getattr(embedding, "input_dim", None)

@@ -59,8 +59,12 @@ class Parts:
         hidden = self.cells.build(self.width + self.covariate_width, memory)
         output = hidden
         if self.output_layer is not None:
+            if self._output_options:
+                arguments.check_reverses(self.owner, self.output_layer, hidden)
             output = keras_internals.call_symbolically(self.output_layer, hidden, **self._output_options)
-        self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
+        # `ReversibleEmbedding.compute_output_spec` does not know the layer's own `reverse_dtype`.
+        dtype = getattr(self.output_layer, "reverse_dtype", None) if self._output_options else None
+        self.output = keras.KerasTensor(output.shape, dtype=dtype or output.dtype)
         if len(output.shape) != 2:
             fix = "It is called on one step at a time"
             what = f"a layer from {hidden.shape} to (None, D)"

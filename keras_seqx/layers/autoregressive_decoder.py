@@ -35,10 +35,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     Args:
         cell: an RNN cell (`LSTMCell(40)`, `AttentionCell`, your own), a list of cells (stacked), `StackedRNNCells`,
-            nested as you like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. Files keep a
-            layer shared; `keras.models.clone_model`, which clones one layer at a time, does not.
-        output_layer: layer from (B, H) to (B, D), or to logits (B, V), applied at every step. Defaults to None: the
-            identity.
+            nested as you like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. This layer and
+            the two below may be used elsewhere in the model too: each stays one layer in files, in
+            `keras.models.clone_model` and in `change_timesteps`.
+        output_layer: layer from (B, H) to (B, D), or to logits (B, V), applied at every step. One whose `call` takes
+            `reverse`, such as the embedding itself if it is a `keras.layers.ReversibleEmbedding`, is called with
+            `reverse=True`. Defaults to None: the identity.
         embedding: layer from ids (B, n) to (B, n, E), such as `Embedding(vocabulary, features)`. One with `mask_zero`
             masks ids of 0. Defaults to None: inputs are continuous.
         sampler: "identity" (default without `embedding`), "greedy" (default with it), or a `Sampler` such as

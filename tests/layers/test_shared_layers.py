@@ -275,3 +275,20 @@ def test_the_mask_of_a_reversible_embedding():
     ids, padded = np.array([[3, 4, 1]], "int32"), np.array([[3, 4, 1, 0, 0]], "int32")
     losses = [model.evaluate(tokens, tokens, verbose=0) for tokens in (ids, padded)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_reversible_embedding_of_another_dtype():
+    embedding = keras.layers.ReversibleEmbedding(VOCABULARY, WIDTH, dtype="mixed_bfloat16", reverse_dtype="float32")
+    cell = keras.layers.SimpleRNNCell(WIDTH, dtype="mixed_bfloat16")
+    decoder = AutoregressiveDecoder(cell, embedding, embedding=embedding, dtype="mixed_bfloat16")
+    x = keras.Input((None,), dtype="int32")
+    y = decoder(x, steps=3)
+    outputs = keras.Model(x, y)(data()[0][:, :1])
+    assert keras.backend.standardize_dtype(outputs.dtype) == y.dtype == "float32"
+
+
+def test_a_reversible_embedding_of_another_width_raises():
+    embedding = keras.layers.ReversibleEmbedding(VOCABULARY, WIDTH)
+    decoder = AutoregressiveDecoder(keras.layers.GRUCell(WIDTH + 1), embedding, embedding=embedding)
+    with pytest.raises(ValueError, match=r"AutoregressiveDecoder: `output_layer` must be an embedding with .*=5"):
+        decoder(data()[0])
