@@ -6,11 +6,12 @@ version of Keras.
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -104,3 +105,144 @@ def patched_call(layer: Any, replacement: Callable) -> Iterator[None]:
                 object.__delattr__(layer, "call")
             else:
                 object.__setattr__(layer, "call", before)
+
+
+ID = "shared_object_id"
+_CLONE_FUNCTIONS = ("_clone_functional_model", "_clone_sequential_model")
+_OBJECTS, _CONFIGS = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
+
+
+def call_symbolically(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    """Calls `layer` on `keras.KerasTensor`s, and leaves no node of the call in the layer.
+
+    A file of a functional model counts the calls of a layer. A layer that another one calls in its `build` would have
+    one call too many when the file is loaded. `Layer.compute_output_spec` adds no node, but it does not build the
+    layer, and only `Layer.__call__` knows which arguments `build` takes. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    count = len(layer._inbound_nodes)
+    try:
+        return layer(*args, **kwargs)
+    finally:
+        del layer._inbound_nodes[count:]
+
+
+def shares_objects() -> bool:
+    """Returns whether an object that Keras serializes or deserializes several times stays one object now.
+
+    It does while `keras.saving` writes or reads a model. No public function tells. Checked on Keras 3.12.4, 3.15.1,
+    3.16.0.dev.
+    """
+    return _serialization().global_state.get_global_attribute(_OBJECTS) is not None
+
+
+@contextlib.contextmanager
+def object_sharing(objects: dict[int, Any] | None = None) -> Iterator[None]:
+    """A context in which Keras serializes with ids, and deserializes what has one id to one object.
+
+    Keras opens such a scope in `keras.saving.save_model` and `load_model`, and nowhere else: `get_config` and
+    `from_config` lose what a configuration holds twice. The scope is not public. Checked on Keras 3.12.4, 3.15.1,
+    3.16.0.dev.
+
+    Args:
+        objects: the objects that ids stand for; new ones are added. Defaults to None: none at first.
+    """
+    library = _serialization()
+    state, keys = library.global_state, (_OBJECTS, _CONFIGS)
+    outer = [state.get_global_attribute(key) for key in keys]
+    try:
+        with library.ObjectSharingScope():
+            if objects is not None:
+                state.set_global_attribute(_OBJECTS, objects)
+            yield
+    finally:
+        for key, value in zip(keys, outer, strict=True):
+            state.set_global_attribute(key, value)
+
+
+def ids_met() -> set[int]:
+    """Returns the ids of all objects that Keras has serialized in the scope of `object_sharing`, which is open.
+
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return set(_serialization().global_state.get_global_attribute(_CONFIGS))
+
+
+def mark_where_first_met(ids: Iterable[int]) -> None:
+    """Writes the ids of objects that are shared where Keras met them first, and did not know that it would again.
+
+    Keras keeps the configuration of every object that it meets in the scope of `object_sharing`, by the object's id,
+    and adds the id to the one that it keeps. Of an object within another one, such as a layer of a nested model, that
+    is not what is written: a copy is. The copy is found by what it says. Where another object has the same class, name
+    and settings, nothing is written.
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    known = _serialization().global_state.get_global_attribute(_CONFIGS)
+    for own in ids:
+        first = _without_ids(known[own])
+        if sum(_looks_like(config, known[own]) and _without_ids(config) == first for config in known.values()) == 1:
+            for config in _configs_within(list(known.values())):
+                if _looks_like(config, known[own]) and _without_ids(config) == first:
+                    config[ID] = own
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloning:
+    """A running call of `keras.models.clone_model`.
+
+    Attributes:
+        copies: the layers made so far, by the ids of those that they copy. A layer added to it is used where its
+            original is met.
+        layer: the one that is being copied.
+        model: the model of that layer.
+        by_config: whether layers are copied by `get_config` and `from_config`, and by no function of the user's.
+    """
+
+    copies: dict[int, Any]
+    layer: keras.layers.Layer
+    model: keras.Model
+    by_config: bool
+
+
+def cloning() -> Cloning | None:
+    """Returns the call of `keras.models.clone_model` that is running, None where none is.
+
+    `clone_model` copies layer by layer, so that two layers that hold a third one would get two copies of it. It hands
+    its table of copies to no layer; it is read from the running functions. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    module, frame = keras.models.clone_model.__module__, sys._getframe(1)
+    frames = []
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module:
+            frames.append(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    inner = next((f.f_locals for f in frames if f.f_code.co_name == "wrapped_clone_function"), None)
+    outer = next((f.f_locals for f in frames if f.f_code.co_name in _CLONE_FUNCTIONS), None)
+    if inner is None or outer is None:
+        return None
+    return Cloning(inner["cache"], inner["layer"], outer["model"], inner["clone_function"].__module__ == module)
+
+
+def _serialization() -> Any:
+    return sys.modules[keras.saving.serialize_keras_object.__module__]
+
+
+def _looks_like(config: dict, other: dict) -> bool:
+    """Returns whether two configurations name the same class, and the same layer if they name one."""
+    names = [part.get("name") if isinstance(part := c.get("config"), dict) else part for c in (config, other)]
+    return config.get("class_name") == other.get("class_name") and names[0] == names[1]
+
+
+def _configs_within(config: Any) -> Iterator[dict]:
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _configs_within(part)
+
+
+def _without_ids(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_ids(value) for key, value in config.items() if key != ID}
+    return list(map(_without_ids, config)) if isinstance(config, (list, tuple)) else config

@@ -41,7 +41,7 @@ def sampler_for(owner: Any, sampler: Any, embedding: Any) -> samplers.Sampler:
 
 def embedding_width(owner: Any, embedding: Any) -> int:
     """Builds the embedding of ids (B, n); returns how wide its vectors (B, n, E) are."""
-    output = embedding(keras.KerasTensor((None, None), dtype="int32"))
+    output = keras_internals.call_symbolically(embedding, keras.KerasTensor((None, None), dtype="int32"))
     if len(output.shape) != 3 or output.shape[-1] is None:
         fix = "Pass for example `keras.layers.Embedding(vocabulary, features)`"
         context = f"its output has shape {output.shape}"
@@ -49,6 +49,16 @@ def embedding_width(owner: Any, embedding: Any) -> int:
             _checks.message(owner, "embedding", "a layer from ids (B, n) to (B, n, E)", embedding, fix, context)
         )
     return output.shape[-1]
+
+
+def check_reverses(owner: Any, output_layer: Any, hidden: Any) -> None:
+    """Checks that an embedding takes hidden (B, H) back to logits."""
+    width = getattr(output_layer, "output_dim", hidden.shape[-1])
+    if hidden.shape[-1] != width:
+        what = f"an embedding with `output_dim={hidden.shape[-1]}`, the width of the cells' output"
+        fix = f"End the cells with one of {width} units, or project to logits by `keras.layers.Dense`"
+        context = f"its `output_dim` is {width}"
+        raise ValueError(_checks.message(owner, "output_layer", what, output_layer, fix, context))
 
 
 def check_logits(owner: Any, output: Any, output_layer: Any, embedding: Any) -> None:

@@ -10,6 +10,7 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import loop
 from keras_seqx.decoding.random_cell import RandomCell
 
@@ -167,8 +168,8 @@ class Cell:
         self.state_specs = self._specs()
         # A cell for whom memory is an option has the argument alone, one that lives on it or refuses it says so.
         self.needs_memory = bool(getattr(self.layer, "takes_memory", False))
-        self.takes_memory = getattr(self.layer, "takes_memory", _takes(self.layer, "memory"))
-        self.gives_alignments = self.takes_memory and _takes(self.layer, "return_alignments")
+        self.takes_memory = getattr(self.layer, "takes_memory", takes(self.layer, "memory"))
+        self.gives_alignments = self.takes_memory and takes(self.layer, "return_alignments")
         self.max_length = getattr(self.layer, "max_length", None)
         self.call = {training: cheapest_call(self.layer, owner, training) for training in (False, True)}
         in_scope = _in_scope_of(self.layer, owner)
@@ -218,7 +219,7 @@ class Cell:
         kwargs = {"memory": memory} if self.takes_memory and memory is not None else {}
         # A symbolic call builds what is not yet built, however the cell does it, and tells the output's width.
         try:
-            output, _ = self.layer(x, self._pack(self.state_specs), **kwargs)
+            output, _ = keras_internals.call_symbolically(self.layer, x, self._pack(self.state_specs), **kwargs)
         except Exception as error:
             shapes = f"called on x {x.shape} and states {[spec.shape for spec in self.state_specs]}"
             fix = "A cell built before must have been built for that width"
@@ -294,7 +295,7 @@ def cheapest_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training
     """
     direct = loop.RUNS_EVERY_STEP_EAGERLY and _in_scope_of(layer, owner)
     call = layer.call if direct else layer
-    return functools.partial(call, training=training) if _takes(layer, "training") else call
+    return functools.partial(call, training=training) if takes(layer, "training") else call
 
 
 def _in_scope_of(layer: keras.layers.Layer, owner: keras.layers.Layer) -> bool:
@@ -302,7 +303,8 @@ def _in_scope_of(layer: keras.layers.Layer, owner: keras.layers.Layer) -> bool:
     return same and layer.quantization_mode is None
 
 
-def _takes(layer: keras.layers.Layer, argument: str) -> bool:
+def takes(layer: keras.layers.Layer, argument: str) -> bool:
+    """Returns whether the `call` of a layer has an argument of this name."""
     return argument in inspect.signature(layer.call).parameters
 
 

@@ -1,5 +1,6 @@
 """The parts that a decoder is made of, and what its loops need of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,9 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import arguments
-from keras_seqx.decoding.cells import CellStack, cheapest_call
+from keras_seqx.decoding.cells import CellStack, cheapest_call, takes
 from keras_seqx.decoding.passes import Passes
 
 
@@ -31,6 +33,8 @@ class Parts:
         self.output_layer = arguments.layer_or_none(owner, "output_layer", output_layer, "Dense(features)")
         self.embedding = arguments.layer_or_none(owner, "embedding", embedding, "Embedding(vocabulary, features)")
         self.sampler = arguments.sampler_for(owner, sampler, embedding)
+        # `keras.layers.ReversibleEmbedding`, as an output layer, goes from features to logits.
+        self._output_options = {"reverse": True} if output_layer is not None and takes(output_layer, "reverse") else {}
         # A fused kernel that XLA cannot compile rules out `jit_compile` for the model around it.
         self.supports_jit = all(c.fused is None or c.fused.supports_jit for c in self.cells.cells)
 
@@ -54,8 +58,14 @@ class Parts:
         for argument, layer in [*cells, ("output_layer", self.output_layer), ("embedding", self.embedding)]:
             arguments.check_adds_no_loss(self.owner, argument, layer)
         hidden = self.cells.build(self.width + self.covariate_width, memory)
-        output = hidden if self.output_layer is None else self.output_layer(hidden)
-        self.output = keras.KerasTensor(output.shape, dtype=output.dtype)
+        output = hidden
+        if self.output_layer is not None:
+            if self._output_options:
+                arguments.check_reverses(self.owner, self.output_layer, hidden)
+            output = keras_internals.call_symbolically(self.output_layer, hidden, **self._output_options)
+        # `ReversibleEmbedding.compute_output_spec` does not know the layer's own `reverse_dtype`.
+        dtype = getattr(self.output_layer, "reverse_dtype", None) if self._output_options else None
+        self.output = keras.KerasTensor(output.shape, dtype=dtype or output.dtype)
         if len(output.shape) != 2:
             fix = "It is called on one step at a time"
             what = f"a layer from {hidden.shape} to (None, D)"
@@ -92,7 +102,12 @@ class Parts:
 
     def mask_of(self, inputs: Any, mask: Any) -> Any:
         """Returns the mask given, or else the one that the embedding makes of ids."""
-        return mask if mask is not None or self.embedding is None else self.embedding.compute_mask(inputs)
+        if mask is not None or self.embedding is None:
+            return mask
+        mask = self.embedding.compute_mask(inputs)
+        if mask is None and getattr(self.embedding, "mask_zero", False):  # `ReversibleEmbedding` masks its output only
+            return ops.not_equal(inputs, 0)
+        return mask
 
     def standardize(self, inputs: Any, mask: Any) -> Any:
         """Returns inputs of the dtype of samples, zero where they are masked."""
@@ -130,4 +145,5 @@ class Parts:
     def _call_output_layer(self, training: bool) -> Any:
         if self.output_layer is None:
             return lambda hidden: hidden
-        return cheapest_call(self.output_layer, self.owner, training)
+        call = cheapest_call(self.output_layer, self.owner, training)
+        return functools.partial(call, **self._output_options) if self._output_options else call

@@ -1,12 +1,12 @@
 """AttentionCell: an RNN cell that looks into a memory."""
 
-import copy
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_seqx import _checks
+from keras_seqx._core import sharing
 from keras_seqx.decoding import attention as attending
 from keras_seqx.decoding import attention_arguments as arguments
 from keras_seqx.decoding.cells import CellStack
@@ -307,7 +307,7 @@ class AttentionCell(RandomCell, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "cell": keras.saving.serialize_keras_object(self.cell),
+            **sharing.serialize({"cell": self.cell}),
             "attention": self.attention,
             "units": self.units,
             "output_units": self.output_units,
@@ -320,8 +320,7 @@ class AttentionCell(RandomCell, keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AttentionCell":
-        config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
-        return cls(**{**config, "cell": keras.saving.deserialize_keras_object(config["cell"])})
+        return cls(**sharing.deserialize(config, "cell"))
 
     def get_build_config(self) -> dict[str, Any] | None:
         if not self.built:

@@ -1,6 +1,5 @@
 """AutoregressiveDecoder: a cell stack that reads its own output."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks, masking
+from keras_seqx._core import sharing
 from keras_seqx.decoding import arguments, loop, stopping
 from keras_seqx.decoding.parts import Parts
 from keras_seqx.decoding.passes import Passes
@@ -15,6 +15,8 @@ from keras_seqx.decoding.samplers import Sampler
 from keras_seqx.decoding.stopping import StopCondition
 from keras_seqx.layers import mask_metadata
 
+# What the configuration holds as objects.
+PARTS = ("cell", "output_layer", "embedding", "sampler", "stop")
 STEPS_FIX = "Give the number of outputs as an int, or None for as many as there are inputs"
 
 
@@ -36,10 +38,12 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     Args:
         cell: an RNN cell (`LSTMCell(40)`, `AttentionCell`, your own), a list of cells (stacked), `StackedRNNCells`,
-            nested as you like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. Files keep a
-            layer shared; `keras.models.clone_model`, which clones one layer at a time, does not.
-        output_layer: layer from (B, H) to (B, D), or to logits (B, V), applied at every step. Defaults to None: the
-            identity.
+            nested as you like, or RNN layers (`LSTM(40)`, or a list), whose cells and weights are used. This layer and
+            the two below may be used elsewhere in the model too: each stays one layer in files, in
+            `keras.models.clone_model` and in `change_timesteps`.
+        output_layer: layer from (B, H) to (B, D), or to logits (B, V), applied at every step. One whose `call` takes
+            `reverse`, such as the embedding itself if it is a `keras.layers.ReversibleEmbedding`, is called with
+            `reverse=True`. Defaults to None: the identity.
         embedding: layer from ids (B, n) to (B, n, E), such as `Embedding(vocabulary, features)`. One with `mask_zero`
             masks ids of 0. Defaults to None: inputs are continuous.
         stop: a `StopCondition` such as `StopThreshold(0.5)`, which tells from an output of a continuous decoder whether
@@ -283,11 +287,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "cell": keras.saving.serialize_keras_object(self.cell),
-            "output_layer": keras.saving.serialize_keras_object(self.output_layer),
-            "embedding": keras.saving.serialize_keras_object(self.embedding),
-            "sampler": keras.saving.serialize_keras_object(self.sampler),
-            "stop": keras.saving.serialize_keras_object(self.stop),
+            **sharing.serialize({name: getattr(self, name) for name in PARTS}),
             "steps": self.steps,
             "teacher_forcing": self._initial_teacher_forcing,
             "return_state": self.return_state,
@@ -296,9 +296,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveDecoder":
-        config = copy.deepcopy(config)  # deserializing `StackedRNNCells` empties the dictionary that it is given
-        parts = {k: config[k] for k in ("cell", "output_layer", "embedding", "sampler", "stop") if k in config}
-        return cls(**{**config, **keras.saving.deserialize_keras_object(parts)})
+        return cls(**sharing.deserialize(config, *PARTS))
 
     def _check_call(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any

@@ -1,5 +1,6 @@
 """MaskedTimeDistributed: any layer at every timestep, masks right, time folded into the batch."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -11,6 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core import sharing
 from keras_seqx.layers import mask_metadata, step_context, time_folding
 
 INPUTS_FIX = "Give the time axis after the batch's, as in (B, T, D)"
@@ -146,7 +148,14 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         return tree.map_structure(lambda y: time_folding.unfold(y, flat[0]), outputs)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "masked_value": self.masked_value, "skip_masked": self.skip_masked}
+        own = {**sharing.serialize({"layer": self.layer}), "masked_value": self.masked_value}
+        return {**super().get_config(), **own, "skip_masked": self.skip_masked}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "MaskedTimeDistributed":
+        scope = keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext()
+        with scope:
+            return cls(**sharing.deserialize(config, "layer"))
 
     def _fold_shapes(self, input_shape: Any) -> tuple[Any, tuple]:
         """Returns the shapes of the rows, structured as the inputs, and (B, T), after checking the shapes."""

@@ -1,6 +1,5 @@
 """TokenGenerator: tokens out of a trained decoder."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,12 +8,16 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core import sharing
 from keras_seqx.decoding import arguments, generator_checks, loop, options
 from keras_seqx.decoding.beam_search import BeamSearch
 from keras_seqx.decoding.generation import Generation, repeat
 from keras_seqx.decoding.search import RowByRow, Search
 from keras_seqx.decoding.stream import Stream
 from keras_seqx.layers.autoregressive_decoder import AutoregressiveDecoder
+
+# What the configuration holds as objects.
+PARTS = ("decoder", "search", "processors")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
@@ -224,16 +227,11 @@ class TokenGenerator(keras.layers.Layer):
         return None
 
     def get_config(self) -> dict[str, Any]:
-        # Keras writes that an object is shared when it meets it again, here and in what it wrote of it first; of that,
-        # inside a layer, it keeps a copy without the note. So the decoder is met twice, and the second one has it.
-        _, decoder = (keras.saving.serialize_keras_object(self.decoder) for _ in range(2))
         return {
             **super().get_config(),
-            "decoder": decoder,
+            **sharing.serialize({name: getattr(self, name) for name in PARTS}),
             "end_token": self.end_token,
             "max_steps": self.max_steps,
-            "search": keras.saving.serialize_keras_object(self.search),
-            "processors": keras.saving.serialize_keras_object(self.processors),
             "pad_token": self.pad_token,
             "force_end": self.force_end,
             "num_return_sequences": self.num_return_sequences,
@@ -243,8 +241,7 @@ class TokenGenerator(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TokenGenerator":
-        parts = {key: config[key] for key in ("decoder", "search", "processors")}
-        return cls(**{**config, **keras.saving.deserialize_keras_object(copy.deepcopy(parts))})
+        return cls(**sharing.deserialize(config, *PARTS))
 
     def _check(self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any) -> None:
         parts, given = self.decoder.parts, inputs.shape[1] if len(inputs.shape) > 1 else None

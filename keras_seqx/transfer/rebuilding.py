@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_seqx._core import keras_internals
 from keras_seqx.transfer import following
 from keras_seqx.transfer.following import Lengths, is_keras
 
@@ -24,6 +25,7 @@ class Rebuilding:
     Attributes:
         lengths: which it had and gets.
         made: the new layer for each old one, by its id; a layer that is used twice stays one.
+        held: the new layer for each old one that another layer holds, made of that one's config, by its id.
         calls: the shapes of the inputs of each old layer, before and after, by its id.
         moved: the names of the config's entries that followed, by the old layer's id.
     """
@@ -31,6 +33,7 @@ class Rebuilding:
     def __init__(self, lengths: Lengths):
         self.lengths = lengths
         self.made: dict[int, Any] = {}
+        self.held: dict[int, Any] = {}
         self.calls: dict[int, tuple[list, list]] = {}
         self.moved: dict[int, list[str]] = {}
         # By the id of each new tensor: what stood there, the tensor, whether it depends on the length, who made it.
@@ -88,6 +91,8 @@ class Rebuilding:
 
     def layer(self, old: Any, before: Any, after: Any) -> Any:
         """Returns the new layer for an old one that read `before` and is to read `after`, structures of tensors."""
+        if id(old) in self.held:
+            return self.held[id(old)]
         if id(old) not in self.made:
             self.calls[id(old)] = (_shapes(before), _shapes(after))
             self.made[id(old)] = self._make(old, before, after)
@@ -130,7 +135,19 @@ class Rebuilding:
             raise self.lengths.refusal(old, "has no config to be made anew from", fix) from error
 
     def from_config(self, old: keras.Layer) -> Any:
-        """Returns a layer, or a model of somebody's class, made of its config at the new length."""
+        """Returns a layer, or a model of somebody's class, made of its config at the new length.
+
+        A layer that it holds, and that there is already, stays one.
+        """
+        objects = {**self.held, **self.made}
+        with keras_internals.object_sharing(objects):
+            new = self._from_config(old)
+        new_parts = {key: value for key, value in objects.items() if key not in self.made}
+        self.held = {key: value for key, value in new_parts.items() if isinstance(value, keras.Layer)}
+        return new
+
+    def _from_config(self, old: keras.Layer) -> Any:
+        self._config(old)  # Keras gives a part its id when it meets it again
         config, self.moved[id(old)] = following.follow(self._config(old), old, self.lengths)
         for key, most in following.too_long(config, self.lengths):
             reason = f"holds at most {most} steps by its `{key}`"
