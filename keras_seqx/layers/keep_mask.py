@@ -8,6 +8,7 @@ import keras
 from keras import ops, tree
 
 from keras_seqx import _checks
+from keras_seqx._core import sharing
 
 LAYER = "a Keras layer that keeps the time axis: (B, T, ...) in, (B, T, ...) out"
 
@@ -111,6 +112,14 @@ class KeepMask(keras.layers.Wrapper):
         outputs = self.layer.compute_output_spec(inputs, *args, **kwargs)
         self._check_steps(inputs, outputs)
         return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **sharing.serialize({"layer": self.layer})}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "KeepMask":
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            return cls(**sharing.deserialize(config, "layer"))
 
     def _check_steps(self, inputs: Any, outputs: Any) -> None:
         """Checks that the first output has the time axis of the inputs."""
