@@ -34,11 +34,11 @@ def host_values(x: Any) -> np.ndarray | None:
 
     Torch trains eagerly, so a read from a GPU would stop every training step until the GPU has caught up.
     """
-    device = getattr(x, "device", None)
-    if isinstance(x, keras.KerasTensor) or (
-        keras.backend.backend() == "torch" and getattr(device, "type", "") != "cpu"
-    ):
-        return None
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if not isinstance(x, torch.Tensor) or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
     try:
         return ops.convert_to_numpy(x)
     except Exception:  # each backend has its own error for a tensor without values

@@ -155,7 +155,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     def get_config(self) -> dict:
         config = {**super().get_config(), "masked_value": self.masked_value, "skip_masked": self.skip_masked}
         if isinstance(self.activity_regularizer, _AtValidSteps):
-            config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer.regularizer)
+            config["activity_regularizer"] = self.activity_regularizer.get_config()["regularizer"]
         return config
 
     def _fold_shapes(self, input_shape: Any) -> tuple[Any, tuple]:
@@ -270,6 +270,9 @@ class _AtValidSteps(keras.regularizers.Regularizer):
         if mask is not None:
             x = ops.where(time_folding.expand(mask, x), x, ops.zeros_like(x))
         return self.regularizer(x)
+
+    def get_config(self) -> dict:
+        return {"regularizer": keras.regularizers.serialize(self.regularizer)}
 
 
 def _map(function: Any, xs: list) -> list:
