@@ -183,6 +183,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         mask = self.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
         memories = self.parts.cells.prepare_memory(memory, memory_mask)
+        covariates = self._without_padding(covariates, inputs, steps, mask)
         all_inputs, inputs = inputs, self.parts.standardize(inputs, mask)[:, :steps]
         passes = self.parts.passes(memories, covariates, bool(training), self._stop(inputs, steps, training))
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
@@ -224,6 +225,18 @@ class AutoregressiveDecoder(keras.layers.Layer):
         outputs = ops.where(valid[:, :, None], outputs, rows["last"][:, None])
         given = None if mask is None else masking.mask_of_outputs(mask, inputs, steps)
         return mask_metadata.write(outputs, valid if given is None else ops.logical_and(valid, given))
+
+    def _without_padding(self, covariates: Any, inputs: Any, steps: int | None, mask: Any) -> Any:
+        """Returns the covariates, zero after the last valid output of each row.
+
+        A loss takes the outputs there too, times 0, which stays NaN where padding makes them so. At a masked step
+        before a valid one the covariates count: a sample is read in place of the missing input.
+        """
+        valid = mask if mask is None or steps is None else masking.mask_of_outputs(mask, inputs, steps)
+        if covariates is None or valid is None:
+            return covariates
+        follows = ops.flip(ops.cumsum(ops.cast(ops.flip(valid, axis=1), "int32"), axis=1), axis=1) > 0
+        return ops.where(follows[:, :, None], covariates, ops.zeros_like(covariates))
 
     def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""

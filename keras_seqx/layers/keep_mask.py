@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_seqx import _checks
 from keras_seqx._core import sharing
+from keras_seqx._core.tensors import new_tensor
 
 LAYER = "a Keras layer that keeps the time axis: (B, T, ...) in, (B, T, ...) out"
 
@@ -88,7 +89,9 @@ class KeepMask(keras.layers.Wrapper):
             kwargs["mask"] = mask
         outputs = self.layer(inputs, *args, **kwargs)
         self._check_steps(inputs, outputs)
-        return outputs
+        # The layer may return its input, whose mask is the caller's.
+        given = {id(x) for x in tree.flatten((inputs, args, kwargs))}
+        return tree.map_structure(lambda y: new_tensor(y) if id(y) in given else y, outputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         if type(self.layer).compute_mask is not keras.layers.Layer.compute_mask:

@@ -1,7 +1,8 @@
 """Keras masks read and written through layers, which is the public way to them on every backend.
 
 Keras keeps the mask of a tensor in an attribute or, where a tensor takes none, in a table of its own. A layer is handed
-the mask by the argument `mask` of its `call`, and hands one on by its `compute_mask`.
+the mask by the argument `mask` of its `call`, and hands one on by its `compute_mask`. The two layers have no weights
+and keep no tensor, so that one of each serves every graph and thread.
 """
 
 import functools
@@ -9,10 +10,12 @@ from typing import Any
 
 import keras
 
+from keras_seqx._core import tensors
+
 
 class _Reader(keras.layers.Layer):
     def __init__(self):
-        super().__init__(autocast=False)
+        super().__init__(autocast=False, dtype="float32")  # whatever the policy is when the first mask is read
         self.supports_masking = True
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
@@ -24,11 +27,11 @@ class _Reader(keras.layers.Layer):
 
 class _Writer(keras.layers.Layer):
     def __init__(self):
-        super().__init__(autocast=False)
+        super().__init__(autocast=False, dtype="float32")
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
-        return inputs[0]
+        return tensors.new_tensor(inputs[0])
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return inputs[1]
@@ -43,5 +46,5 @@ def read(x: Any) -> Any:
 
 
 def write(x: Any, mask: Any) -> Any:
-    """Returns the tensor `x` with the Keras mask `mask`."""
+    """Returns a new tensor with the values of `x` that carries the Keras mask `mask`."""
     return _writer()([x, mask])

@@ -24,17 +24,19 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     """Applies a layer to every timestep.
 
     Time is folded into the batch, (B, T, ...) to (B * T, ...), for one call of the layer whatever T is, and unfolded
-    behind it. Differs from `keras.layers.TimeDistributed`, whose place it takes with the same weights, in that
+    after it. Differs from `keras.layers.TimeDistributed`, whose place it takes with the same weights, in that
 
     - neither the calls of the layer nor the time of compiling grow with T;
     - inputs and outputs are tensors or any nested structure of them, of different dtypes and ranks, (B, T) included;
     - the layer receives the masks of its own axes, and the masks that it makes come back;
-    - masked steps read `masked_value`, and reach no gradient and no batch statistics, whatever the padding contains.
+    - masked steps reach no gradient and no batch statistics, and their outputs do not depend on the padding.
 
     Args:
         layer: the layer or model to apply, called with one argument, a tensor or a structure of tensors. It contains no
             stateful RNN. Wrap a layer of several arguments into a functional model.
-        masked_value: number that outputs have at masked steps.
+        masked_value: number that outputs hold at masked steps. Defaults to None: they hold the outputs of a valid step,
+            which every loss can take. Zeros, for example, make the mean of a crossentropy NaN: it is 0 / 0 there,
+            and stays NaN when the mask multiplies it by 0.
         skip_masked: whether to compute valid steps alone: they are gathered, the layer is called on them, and its
             outputs are put back at their places. Pays where much is masked and the layer costs more than a copy. This
             needs shapes that depend on values, so it takes effect on torch and on TensorFlow, where Keras then does
@@ -54,14 +56,18 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         ValueError: `layer` is no layer or contains a stateful RNN; inputs of rank below 2, or whose B or T disagree; a
             mask of another shape; the layer returns something else than tensors with a row for each step, or
             regularizes its activity while steps are masked.
-        TypeError: `masked_value` is no number, or `skip_masked` no bool.
+        TypeError: `masked_value` is neither a number nor None, or `skip_masked` no bool.
 
     Masking:
         A step is valid where the masks of all inputs say so. A mask with more axes than (B, T) says so where any of its
         entries is true, and goes on to the layer as (B * T, W, ...). Outputs carry the mask that the layer gives them,
-        unfolded, or (B, T) where it gives none. Masked steps are computed on a copy of a valid step's inputs, and
-        a BatchNormalization anywhere in the layer counts valid steps alone. A loss that the layer itself adds by
-        `add_loss` counts all steps.
+        unfolded, or (B, T) where it gives none. A masked step is computed on a copy of the inputs of its row's first
+        valid step, or of another row's where its own has none. It holds the result, without gradient, unless there is
+        a `masked_value`. A layer of vectors that takes a `mask` gets that of the steps, and decides what masked steps
+        hold. A BatchNormalization anywhere in the layer counts valid steps alone, and an `activity_regularizer` of this
+        layer sees zeros at masked steps. A loss that the wrapped layer adds by `add_loss` counts all steps. Losses that
+        sum over time themselves take no mask: for `keras.losses.Dice` and `Tversky` with their default `axis` give
+        `masked_value=0`, and pad targets with zeros.
 
     Randomness:
         Drawn for the whole (B * T, ...): dropout differs from step to step.
@@ -77,20 +83,23 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     (3, 2)
     """
 
-    def __init__(self, layer: Any, *, masked_value: float = 0.0, skip_masked: bool = False, **kwargs: Any):
+    def __init__(self, layer: Any, *, masked_value: float | None = None, skip_masked: bool = False, **kwargs: Any):
         if not isinstance(layer, keras.layers.Layer):
             fix = "Pass an instance, as in `MaskedTimeDistributed(keras.layers.Dense(8))`"
             raise ValueError(_checks.message(self, "layer", "a keras.layers.Layer", layer, fix))
         super().__init__(layer, **kwargs)
-        if isinstance(masked_value, bool) or not isinstance(masked_value, numbers.Real) or math.isnan(masked_value):
-            fix = "Zero is what sums and products downstream expect"
-            raise TypeError(_checks.message(self, "masked_value", "a number", masked_value, fix))
+        number = isinstance(masked_value, numbers.Real) and not isinstance(masked_value, bool)
+        if masked_value is not None and (not number or math.isnan(masked_value)):
+            fix = "Give 0 for layers that sum over time without a mask; losses want None"
+            raise TypeError(_checks.message(self, "masked_value", "a number or None", masked_value, fix))
         if not isinstance(skip_masked, bool):
             fix = "Say `skip_masked=True` to compute valid steps alone"
             raise TypeError(_checks.message(self, "skip_masked", "True or False", skip_masked, fix))
-        self.masked_value: float = masked_value
+        self.masked_value: float | None = masked_value
         self.skip_masked: bool = skip_masked
         self.supports_masking = True
+        if kwargs.get("activity_regularizer") is not None:
+            self.activity_regularizer = _AtValidSteps(keras.regularizers.get(kwargs["activity_regularizer"]))
         if keras.backend.backend() == "tensorflow":
             self.supports_jit = not skip_masked
         self._check_stateless()
@@ -102,25 +111,23 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         flat, masks = self._flatten(inputs, mask)
-        valid = _valid(flat[0], masks)
-        rows, masks = _map(time_folding.fold, flat), _map(time_folding.fold, masks)
-        steps = None
-        if valid is not None:
+        valid = _valid(masks)
+        steps = self._steps(valid, flat)
+        rows = [self._carrying(steps, x, mask) for x, mask in zip(flat, masks, strict=True)]
+        counted = _counted(valid, flat[0])
+        if counted is not None:
             self._check_adds_no_loss()
-            valid = time_folding.fold(valid)
-            skips = self.skip_masked and time_folding.shapes_may_vary()
-            steps = time_folding.ValidSteps(valid) if skips else time_folding.AllSteps(valid)
-            rows, masks = _map(steps.select, rows), _map(steps.select, masks)
-        rows = [self._carrying(x, mask) for x, mask in zip(rows, masks, strict=True)]
-        with step_context.of_steps(self.layer, steps and steps.valid):
+            counted = steps.flags(counted)
+        with step_context.of_steps(self.layer, counted):
             outputs = self._call_layer(inputs, rows, training)
         self._check_outputs(outputs, rows[0])
+        valid = None if valid is None else time_folding.fold(valid)
 
         def unfold(y: Any) -> Any:
-            mask = mask_metadata.read(y)
-            if steps is not None:
-                y, mask = _map(steps.place, [y, mask])
-                y = time_folding.fill(y, valid, self.masked_value)
+            y, mask = _map(steps.place, [y, mask_metadata.read(y)])
+            if valid is not None:
+                other = ops.stop_gradient(y) if self.masked_value is None else ops.cast(self.masked_value, y.dtype)
+                y = ops.where(time_folding.expand(valid, y), y, other)
             mask = _output_mask(mask, valid, len(y.shape))
             y = time_folding.unfold(y, flat[0])
             return y if mask is None else mask_metadata.write(y, time_folding.unfold(mask, flat[0]))
@@ -148,13 +155,16 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         return tree.map_structure(lambda y: time_folding.unfold(y, flat[0]), outputs)
 
     def get_config(self) -> dict:
+    def get_config(self) -> dict:
         own = {**sharing.serialize({"layer": self.layer}), "masked_value": self.masked_value}
-        return {**super().get_config(), **own, "skip_masked": self.skip_masked}
+        config = {**super().get_config(), **own, "skip_masked": self.skip_masked}
+        if isinstance(self.activity_regularizer, _AtValidSteps):
+            config["activity_regularizer"] = self.activity_regularizer.get_config()["regularizer"]
+        return config
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "MaskedTimeDistributed":
-        scope = keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext()
-        with scope:
+        with keras.saving.custom_object_scope(custom_objects or {}):
             return cls(**sharing.deserialize(config, "layer"))
 
     def _fold_shapes(self, input_shape: Any) -> tuple[Any, tuple]:
@@ -193,14 +203,29 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         borders = np.linspace(0, rows[0].shape[0], pieces + 1).astype(int)[1:-1].tolist()
         return ops.concatenate([self.layer(part) for part in ops.split(rows[0], borders)], axis=0)
 
-    def _carrying(self, x: Any, mask: Any) -> Any:
-        """Returns rows `x` (N, ...) carrying the mask of their own axes, or, for a layer that asks, of the rows."""
-        if mask is None:
-            return x
-        takes_rows = not isinstance(self.layer, keras.Model) and "mask" in inspect.signature(self.layer.call).parameters
-        if len(mask.shape) > 1 or (takes_rows and len(x.shape) == 2):
-            return mask_metadata.write(x, mask)
-        return x
+    def _steps(self, valid: Any, flat: list) -> time_folding.EveryStep:
+        """Returns how the steps of a call become rows, and rows become steps."""
+        if valid is None:
+            return time_folding.EveryStep(valid)
+        # A layer that takes the mask of its rows decides what masked ones hold, so that it must see them.
+        skips = self.skip_masked and time_folding.shapes_may_vary() and not any(map(self._takes_mask_of_rows, flat))
+        return time_folding.ValidSteps(valid) if skips else time_folding.AllSteps(valid)
+
+    def _takes_mask_of_rows(self, x: Any) -> bool:
+        """Whether the layer is to be called with the mask of steps, where `x` has the shape (B, T, D)."""
+        # Their `mask` means something else, or has the axes of words, or comes from `step_context`.
+        others = (keras.Model, keras.layers.Softmax, MaskedTimeDistributed, keras.layers.BatchNormalization)
+        takes_mask = "mask" in inspect.signature(self.layer.call).parameters
+        return len(x.shape) == 3 and takes_mask and not isinstance(self.layer, others)
+
+    def _carrying(self, steps: time_folding.EveryStep, x: Any, mask: Any) -> Any:
+        """Returns rows of `x` (n, ...) carrying the mask of their own axes, or, for a layer that asks, of the rows."""
+        rows = steps.select(x)
+        if mask is not None and len(mask.shape) > 2:
+            return mask_metadata.write(rows, steps.select(mask))
+        if mask is not None and self._takes_mask_of_rows(x):
+            return mask_metadata.write(rows, steps.flags(steps.valid))
+        return rows
 
     def _check_shapes(self, shapes: list) -> None:
         for shape in shapes:
@@ -234,7 +259,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         for part in self.layer._flatten_layers():
             if part.activity_regularizer is not None:
                 what = "without `activity_regularizer` where steps are masked, as it would count them"
-                fix = "Give it to MaskedTimeDistributed itself, whose outputs are `masked_value` there"
+                fix = "Give it to MaskedTimeDistributed itself, which counts valid steps alone"
                 raise ValueError(_checks.message(self, "layer", what, self.layer, fix, part.name))
 
 
@@ -243,17 +268,39 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
 MaskedTimeDistributed.__name__ = "TimeDistributed"
 
 
+class _AtValidSteps(keras.regularizers.Regularizer):
+    """Calls a `regularizer` of activity on outputs that are zero at masked steps."""
+
+    def __init__(self, regularizer: Any):
+        self.regularizer = regularizer
+
+    def __call__(self, x: Any) -> Any:
+        mask = mask_metadata.read(x)
+        if mask is not None:
+            x = ops.where(time_folding.expand(mask, x), x, ops.zeros_like(x))
+        return self.regularizer(x)
+
+    def get_config(self) -> dict:
+        return {"regularizer": keras.regularizers.serialize(self.regularizer)}
+
+
 def _map(function: Any, xs: list) -> list:
     return [None if x is None else function(x) for x in xs]
 
 
-def _valid(like: Any, masks: list) -> Any:
-    """Returns which steps of `like` (B, T, ...) all masks hold valid, (B, T), or None where nobody has one."""
+def _valid(masks: list) -> Any:
+    """Returns which steps all masks hold valid, (B, T), or None where there is no mask."""
     masks = [m if len(m.shape) == 2 else ops.any(m, axis=tuple(range(2, len(m.shape)))) for m in masks if m is not None]
-    outer = step_context.outer_valid(like.shape[0])
-    if outer is not None:
-        masks.append(ops.broadcast_to(ops.expand_dims(outer, 1), ops.shape(like)[:2]))
     return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def _counted(valid: Any, like: Any) -> Any:
+    """Returns which steps of `like` (B, T, ...) statistics count: the `valid` ones of rows that count themselves."""
+    outer = step_context.outer_valid(like.shape[0])
+    if outer is None:
+        return valid
+    outer = ops.broadcast_to(ops.expand_dims(outer, 1), ops.shape(like)[:2])
+    return outer if valid is None else ops.logical_and(valid, outer)
 
 
 def _output_mask(mask: Any, valid: Any, rank: int) -> Any:

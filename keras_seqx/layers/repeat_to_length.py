@@ -28,7 +28,9 @@ class RepeatToLength(keras.layers.Layer):
         Tensor of shape (B, T, ...) and the dtype of `x`.
 
     Raises:
-        ValueError: `inputs` is no pair, `sequence` has no time axis, or their batch sizes differ.
+        ValueError: `inputs` is no pair, `sequence` has no time axis, or their batch sizes differ; the two seem to be
+            swapped, as `sequence` is a matrix of floats while `x` has more axes or integer ids. A sequence of numbers
+            without features has the shape (B, T, 1).
 
     Masking:
         The output carries the mask of `sequence`, (B, T); one with more axes is true where any entry is.
@@ -53,6 +55,7 @@ class RepeatToLength(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         self._check([x.shape for x in inputs])
+        self._check_order(inputs)
         x, sequence = inputs
         return ops.broadcast_to(ops.expand_dims(x, 1), (*ops.shape(sequence)[:2], *ops.shape(x)[1:]))
 
@@ -62,6 +65,7 @@ class RepeatToLength(keras.layers.Layer):
         return (x[0], sequence[1], *x[1:])
 
     def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        self._check_order(inputs)
         return keras.KerasTensor(self.compute_output_shape([x.shape for x in inputs]), dtype=inputs[0].dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -81,3 +85,13 @@ class RepeatToLength(keras.layers.Layer):
         if None not in (x[0], sequence[0]) and x[0] != sequence[0]:
             what = "a pair with the same B"
             raise ValueError(_checks.message(self, "inputs", what, (x, sequence), FIX, "their shapes"))
+
+    def _check_order(self, inputs: Any) -> None:
+        x, sequence = inputs
+        dtypes = [keras.backend.standardize_dtype(each.dtype) for each in inputs]
+        looks_like_sequence = len(x.shape) > 2 or (len(x.shape) == 2 and "int" in dtypes[0])
+        if looks_like_sequence and len(sequence.shape) == 2 and "float" in dtypes[1]:
+            what = "a pair `[x, sequence]`, in this order"
+            shapes = (tuple(x.shape), tuple(sequence.shape))
+            fix = f"{FIX}, with a sequence (B, T, D); one without features has the shape (B, T, 1)"
+            raise ValueError(_checks.message(self, "inputs", what, shapes, fix, f"their shapes, of {dtypes}"))

@@ -37,11 +37,6 @@ def expand(mask: Any, like: Any) -> Any:
     return mask
 
 
-def fill(x: Any, valid: Any, value: float) -> Any:
-    """Returns `x` (N, ...) with `value` in the rows that are not `valid` (N,)."""
-    return ops.where(expand(valid, x), x, ops.cast(value, x.dtype))
-
-
 def shapes_may_vary() -> bool:
     """Returns whether what is computed now may have shapes that depend on values: not on JAX, nor within XLA."""
     if keras.backend.backend() == "tensorflow":
@@ -65,47 +60,87 @@ def pieces(layer: Any, rows: list) -> int:
     return max(1, min(8, count // 16)) if jax.default_backend() == "cpu" and isinstance(count, int) else 1
 
 
-class AllSteps:
-    """Every step is computed, a masked one on a copy of a valid one's inputs.
-
-    Whatever the padding is made of, no layer then divides by its zeros or overflows on its noise, and no gradient turns
-    to NaN. A batch without valid steps copies its first.
+class EveryStep:
+    """Without a mask every step is a row of the batch.
 
     Args:
-        valid: boolean tensor of shape (N,), N = B * T.
+        valid: boolean tensor of shape (B, T), or None.
     """
 
-    def __init__(self, valid: Any):
+    def __init__(self, valid: Any = None):
         self.valid = valid
-        self._first = ops.argmax(ops.cast(valid, "int32"))
 
     def select(self, x: Any) -> Any:
-        """Returns the rows to compute, of `x` (N, ...)."""
-        return ops.where(expand(self.valid, x), x, ops.take(x, self._first, axis=0))
+        """Returns the rows to compute, (n, ...), of `x` (B, T, ...)."""
+        return fold(x)
+
+    def flags(self, mask: Any) -> Any:
+        """Returns what a `mask` (B, T) says of each row that is computed, (n,)."""
+        return fold(mask)
 
     def place(self, x: Any) -> Any:
-        """Returns computed rows at their places, (N, ...); what masked rows hold is undefined."""
+        """Returns the computed rows `x` (n, ...) at their places, (B * T, ...)."""
         return x
 
 
-class ValidSteps:
-    """Only valid steps are computed; their number depends on values, which compiled programs of one shape cannot do.
+class AllSteps(EveryStep):
+    """Every step is computed, a masked one on a copy of the inputs of its row's first valid step.
+
+    So the layer reads genuine inputs alone. Whatever the padding contains, it divides by no zero of it and overflows on
+    none of its noise, and no gradient turns to NaN. A row without valid steps copies another row's, and a
+    batch without valid steps is computed on zeros.
 
     Args:
-        valid: boolean tensor of shape (N,), N = B * T. If none is true, the first step is computed all the same.
+        valid: boolean tensor of shape (B, T).
     """
 
     def __init__(self, valid: Any):
-        none = ops.logical_not(ops.any(valid))
-        computed = ops.concatenate([ops.logical_or(valid[:1], none), valid[1:]], axis=0)
-        self._index = ops.nonzero(computed)[0]
-        self._place = ops.maximum(ops.cumsum(ops.cast(valid, "int32")) - 1, 0)
-        self.valid = self.select(valid)
+        super().__init__(valid)
+        self._first, self._any = _first_valid(valid), ops.any(valid)
 
     def select(self, x: Any) -> Any:
-        """Returns the rows to compute, of `x` (N, ...)."""
-        return ops.take(x, self._index, axis=0)
+        copies = _or_zeros(ops.take(fold(x), self._first, axis=0), self._any)
+        return fold(ops.where(expand(self.valid, x), x, ops.expand_dims(copies, 1)))
+
+
+class ValidSteps(EveryStep):
+    """Only valid steps are computed; their number depends on values, which compiled programs of one shape cannot do.
+
+    A masked step gets the results of the step that `AllSteps` copies there.
+
+    Args:
+        valid: boolean tensor of shape (B, T). If none is true, one step of zeros is computed all the same.
+    """
+
+    def __init__(self, valid: Any):
+        super().__init__(valid)
+        rows = fold(valid)
+        self._any = ops.any(rows)
+        computed = ops.concatenate([ops.logical_or(rows[:1], ops.logical_not(self._any)), rows[1:]], axis=0)
+        self._index = ops.nonzero(computed)[0]
+        place = ops.cumsum(ops.cast(computed, "int32")) - 1
+        copied = ops.expand_dims(ops.take(place, _first_valid(valid)), 1)
+        self._place = fold(ops.where(valid, ops.reshape(place, ops.shape(valid)), copied))
+
+    def select(self, x: Any) -> Any:
+        return _or_zeros(ops.take(fold(x), self._index, axis=0), self._any)
+
+    def flags(self, mask: Any) -> Any:
+        return ops.take(fold(mask), self._index, axis=0)
 
     def place(self, x: Any) -> Any:
-        """Returns computed rows at their places, (N, ...); what masked rows hold is undefined."""
         return ops.take(x, self._place, axis=0)
+
+
+def _first_valid(valid: Any) -> Any:
+    """Returns the index among B * T steps of each row's first valid one, or else of one in another row, (B,)."""
+    batch_size, steps = ops.shape(valid)
+    own = ops.argmax(ops.cast(valid, "int32"), axis=1) + ops.arange(batch_size, dtype="int32") * steps
+    some = ops.any(valid, axis=1)
+    return ops.where(some, own, ops.max(ops.where(some, own, 0), initial=0))
+
+
+def _or_zeros(x: Any, condition: Any) -> Any:
+    """Returns `x`, or zeros, or a mask `x` true throughout, where a scalar `condition` is false."""
+    boolean = keras.backend.standardize_dtype(x.dtype) == "bool"
+    return ops.where(condition, x, ops.ones_like(x) if boolean else ops.zeros_like(x))

@@ -33,6 +33,27 @@ def test_a_padded_row_equals_the_row_alone(mode, stack, lengths, garbage, seed):
         np.testing.assert_allclose(together[row : row + 1], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("garbage", [1e6, np.nan])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("steps", [None, 3])
+def test_padded_covariates_reach_no_output(mode, garbage, steps):
+    """Not even a masked one, which a loss multiplies by 0; but those of a gap count, as samples are read there."""
+    decoder, _ = build("lstm", 0, covariates=2)
+    mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [1, 0, 0, 0]], "bool")
+    inputs, covariates = normal(0, 3, 4, FEATURES), normal(1, 3, steps or 4, 2)
+    last = np.array([4, 3, 1])
+    tail = np.arange(steps or 4) >= last[:, None]
+    padded = np.where(tail[..., None], np.float32(garbage), covariates)
+    kwargs = {} if steps is None else {"steps": steps}
+    received = to_numpy(MODES[mode](decoder, inputs, covariates=padded, mask=mask, **kwargs))
+    zeros = to_numpy(decoder(inputs, covariates=np.where(tail[..., None], 0, covariates), mask=mask, **kwargs))
+    np.testing.assert_allclose(received, zeros, atol=1e-5)
+    for row, length in enumerate(np.minimum(last, steps or 4)):
+        one = slice(row, row + 1)
+        alone = decoder(inputs[one, :length], covariates=covariates[one, :length], mask=mask[one, :length])
+        np.testing.assert_allclose(received[one, :length], to_numpy(alone), atol=1e-5)
+
+
 def teacher_forced_model(padding):
     """A model over inputs with their lengths, and the same batch with more padding."""
     x, lengths = keras.Input((None, FEATURES)), keras.Input((), dtype="int32")

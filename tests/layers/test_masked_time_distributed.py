@@ -149,8 +149,16 @@ def test_equals_a_loop_whatever_the_lengths(case, lengths, seed, skip_masked):
     for (b, t), step in looped(layer.layer, inputs, lengths).items():
         for y, z in zip(flat, step, strict=True):
             np.testing.assert_allclose(y[b, t], z, atol=1e-5, rtol=1e-5)
-    for y in flat:
-        assert all((y[b, length:] == 0).all() for b, length in enumerate(lengths))
+    # A masked step holds what its row's first step gives, in a row of padding any other row's.
+    first = [to_numpy(layer.layer(tree.map_structure(lambda x: ops.convert_to_tensor(x[:, 0]), inputs)))]
+    if not any(lengths):
+        zeros = tree.map_structure(lambda x: ops.zeros_like(ops.convert_to_tensor(x[:, 0])), inputs)
+        first = [to_numpy(layer.layer(zeros))]
+    for y, z in zip(flat, tree.flatten(first), strict=True):
+        for b, length in enumerate(lengths):
+            rows = [b] if length or not any(lengths) else [other for other in range(BATCH) if lengths[other]]
+            for step in y[b, length:]:
+                assert any(np.allclose(step, z[row], atol=1e-5) for row in rows)
 
 
 @pytest.mark.parametrize("skip_masked", SKIPPING)
@@ -228,11 +236,12 @@ def test_the_layer_sees_the_mask_of_its_own_steps():
     )
     alone = lstm(to_numpy(embedded)[0, 0, :2][None])
     np.testing.assert_allclose(to_numpy(pooled)[0, 0], to_numpy(alone)[0].mean(0), atol=1e-6)
-    assert not to_numpy(pooled)[~(ids != 0).any(2)].any()
+    first = to_numpy(pooled)[:, 0]
+    np.testing.assert_allclose(to_numpy(pooled)[[0, 1, 1], [2, 1, 2]], first[[0, 1, 1]], atol=1e-6)
 
 
 def test_masks_of_several_inputs_hold_together():
-    add = MaskedTimeDistributed(layers.Add())
+    add = MaskedTimeDistributed(layers.Add(), masked_value=0.0)
     x = normal(0, 2, 3, 4)
     first, second = np.array([[1, 1, 0], [1, 0, 0]], "bool"), np.array([[1, 0, 1], [1, 1, 0]], "bool")
     np.testing.assert_array_equal(to_numpy(add([x, x], mask=[first, second]))[..., 0] != 0, first & second)
@@ -345,17 +354,66 @@ def test_dropout_differs_from_step_to_step():
     assert len({tuple(step) for row in y for step in row}) == 12
 
 
-def test_activity_is_regularized_at_valid_steps_alone():
-    layer = MaskedTimeDistributed(layers.Dense(2), activity_regularizer=keras.regularizers.L2(1.0))
-    x = normal(0, 2, 3, 4)
-    losses = []
+@pytest.mark.parametrize("masked_value", [None, 0.0, 3.0])
+def test_activity_is_regularized_at_valid_steps_alone(masked_value):
+    l2 = keras.regularizers.L2(1.0)
+    layer = MaskedTimeDistributed(layers.Dense(2), masked_value=masked_value, activity_regularizer=l2)
+    x, losses = normal(0, 2, 3, 4), []
     for more in (0, 5):
         padded = np.concatenate([x, normal(1, 2, more, 4)], axis=1)
-        y = layer(masked(padded, [3, 1]))
+        y = to_numpy(layer(masked(padded, [3, 1])))
         losses.append(float(to_numpy(sum(layer.losses))))
-        assert not to_numpy(y)[1, 1:].any()
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-    assert losses[0] > 0
+    expected = (np.concatenate([y[0, :3], y[1, :1]]) ** 2).sum() / 2
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    again = MaskedTimeDistributed.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    again(masked(padded, [3, 1]))
+    again.set_weights(layer.get_weights())
+    again(masked(padded, [3, 1]))
+    np.testing.assert_allclose(float(to_numpy(sum(again.losses))), expected, rtol=1e-5)
+    layer(x)
+    whole = float(to_numpy(sum(layer.losses)))
+    np.testing.assert_allclose(whole, (to_numpy(layer.layer(x.reshape(6, 4))) ** 2).sum() / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("skip_masked", SKIPPING)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("valid", [[[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], [[0] * 4] * 3], ids=["some", "none"])
+def test_masked_steps_hold_what_the_layer_gives_for_a_valid_one(valid, mode, skip_masked):
+    """Padding is of NaN; where no step is valid, the layer is called on zeros."""
+    valid, x = np.array(valid, "bool"), normal(0, 3, 4, 2)
+    layer = built(lambda: layers.Dense(3), x, skip_masked=skip_masked)
+    y = to_numpy(layer.layer(np.where(valid.any(), x.reshape(12, 2), 0))).reshape(3, 4, 3)
+    expected = np.where(valid[..., None], y, y[[0, 1, 1], [1, 0, 0]][:, None])
+    padded = np.where(valid[..., None], x, np.float32(np.nan))
+    received = MODES[mode](layer, ops.convert_to_tensor(padded), mask=ops.convert_to_tensor(valid))
+    np.testing.assert_allclose(to_numpy(received), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("skip_masked", SKIPPING)
+@pytest.mark.parametrize("masked_value", [None, 2.0])
+def test_masked_steps_have_no_gradient(masked_value, skip_masked):
+    """Not even where what follows counts them."""
+    x, valid = normal(0, 2, 3, 4), np.array([[1, 1, 0], [1, 0, 0]], "bool")
+    layer = built(lambda: layers.Dense(2), x, masked_value=masked_value, skip_masked=skip_masked)
+    kernel, bias = gradients(lambda: ops.sum(layer(x, mask=valid)), layer)
+    np.testing.assert_allclose(kernel, np.repeat(x[valid].sum(0)[:, None], 2, axis=1), atol=1e-5)
+    np.testing.assert_allclose(bias, [3, 3])
+
+
+@pytest.mark.parametrize("skip_masked", SKIPPING)
+def test_steps_of_a_layer_whose_mask_is_not_that_of_steps(skip_masked):
+    """Softmax takes a mask of entries, and a layer for every word one of words."""
+    x, valid = normal(0, 3, 3, 3), np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1]], "bool")
+    received = to_numpy(MaskedTimeDistributed(layers.Softmax(), skip_masked=skip_masked)(x, mask=valid))
+    expected = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    np.testing.assert_allclose(received[valid], expected[valid], atol=1e-6)
+    words = np.random.default_rng(0).integers(1, 5, (3, 3, 2))
+    layer = MaskedTimeDistributed(MaskedTimeDistributed(layers.Embedding(5, 2)), skip_masked=skip_masked)
+    received = to_numpy(layer(words, mask=valid))
+    table = to_numpy(layer.layer.layer.embeddings)
+    np.testing.assert_allclose(received[valid], table[words][valid])
+    np.testing.assert_allclose(received[1, 2], table[words][1, 0])
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
@@ -384,7 +442,12 @@ BAD = {
     "no number": (
         lambda: MaskedTimeDistributed(layers.Dense(1), masked_value="0"),
         TypeError,
-        "`masked_value` must be a number",
+        "`masked_value` must be a number or None",
+    ),
+    "not a number": (
+        lambda: MaskedTimeDistributed(layers.Dense(1), masked_value=float("nan")),
+        TypeError,
+        "`masked_value` must be a number or None",
     ),
     "no bool": (
         lambda: MaskedTimeDistributed(layers.Dense(1), skip_masked=1),

@@ -65,11 +65,25 @@ def test_clone_model():
 
 
 @pytest.mark.parametrize(
-    "layer", [MaskedTimeDistributed(layers.Dense(2), masked_value=2.0), RepeatToLength()], ids=repr
+    "layer",
+    [
+        MaskedTimeDistributed(layers.Dense(2)),
+        MaskedTimeDistributed(layers.Dense(2), masked_value=2.0),
+        MaskedTimeDistributed(layers.Dense(2), activity_regularizer=keras.regularizers.L2(0.5)),
+        RepeatToLength(),
+    ],
+    ids=repr,
 )
 def test_config_round_trip(layer):
     again = type(layer).from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
+
+
+def test_masked_value_of_files():
+    """None is the default, and zeros stay where an earlier file has them."""
+    config = MaskedTimeDistributed(layers.Dense(2)).get_config()
+    assert config["masked_value"] is None
+    assert MaskedTimeDistributed.from_config({**config, "masked_value": 0.0}).masked_value == 0.0
 
 
 @pytest.mark.parametrize(

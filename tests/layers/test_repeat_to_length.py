@@ -44,6 +44,27 @@ def test_a_deep_mask_counts_steps():
     assert layer.compute_mask(x, None) is None
 
 
+def test_a_later_call_is_checked_too():
+    layer = RepeatToLength()
+    layer([np.ones((2, 3), "float32"), np.ones((2, 4, 5), "float32")])
+    with pytest.raises(ValueError, match="in this order"):
+        layer([np.ones((2, 4, 5), "float32"), np.ones((2, 3), "float32")])
+
+
+@pytest.mark.parametrize(
+    ("x", "sequence", "shape"),
+    [
+        (np.ones((2, 3, 4), "float32"), np.ones((2, 5), "int32"), (2, 5, 3, 4)),
+        (np.ones((2, 3), "float32"), np.ones((2, 5), "float32"), (2, 5, 3)),
+        (np.ones((2, 3), "int32"), np.ones((2, 5), "int32"), (2, 5, 3)),
+        (np.ones((2,), "int32"), np.ones((2, 5), "float32"), (2, 5)),
+    ],
+    ids=["matrix for ids", "vector for numbers", "ids for ids", "id for numbers"],
+)
+def test_sequences_without_features(x, sequence, shape):
+    assert RepeatToLength()([x, sequence]).shape == shape
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -51,8 +72,14 @@ def test_a_deep_mask_counts_steps():
         (lambda: [np.ones((2, 3))], "`inputs` must be a pair `[x, sequence]`"),
         (lambda: [np.ones((2, 3)), np.ones((2,))], "`inputs` must be a pair of shapes (B, ...) and (B, T, ...)"),
         (lambda: [np.ones((2, 3)), np.ones((3, 4))], "`inputs` must be a pair with the same B"),
+        (lambda: [np.ones((2, 4, 5)), np.ones((2, 3))], "`inputs` must be a pair `[x, sequence]`, in this order"),
+        (lambda: [keras.Input((None, 5)), keras.Input((3,))], "`inputs` must be a pair `[x, sequence]`, in this order"),
+        (
+            lambda: [np.ones((2, 4), "int32"), np.ones((2, 3), "float32")],
+            "`inputs` must be a pair `[x, sequence]`, in this order",
+        ),
     ],
-    ids=["no pair", "one", "no time axis", "other batch"],
+    ids=["no pair", "one", "no time axis", "other batch", "swapped", "symbolic and swapped", "swapped ids"],
 )
 def test_bad_input(inputs, words):
     with pytest.raises(ValueError, match="RepeatToLength: ") as caught:

@@ -52,6 +52,16 @@ def test_a_layer_that_asks_for_the_mask(wrap):
     assert len(layer.layer.seen.shape) == 1
 
 
+def test_a_layer_that_asks_for_the_mask_sees_masked_steps():
+    """It decides what they hold, so that they are computed even with `skip_masked`."""
+    sequence = np.arange(24).reshape((3, 2, 4)).astype("float32")
+    mask = np.array([[False, True], [True, False], [True, True]])
+    layer = MaskedTimeDistributed(MaskedDense(1), skip_masked=True)
+    outputs = layer(sequence, mask=mask)
+    np.testing.assert_allclose(to_numpy(outputs), [[[0], [0.22]], [[0.38], [0]], [[0.7], [0.86]]], atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(layer.layer.seen), mask.ravel())
+
+
 @BOTH
 def test_mask_zero_in_front(wrap):
     model = keras.Sequential(
