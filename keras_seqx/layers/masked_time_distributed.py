@@ -1,6 +1,5 @@
 """MaskedTimeDistributed: any layer at every timestep, masks right, time folded into the batch."""
 
-import contextlib
 import functools
 import inspect
 import math
@@ -154,7 +153,6 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         self._check_outputs(outputs, tree.flatten(rows)[0])
         return tree.map_structure(lambda y: time_folding.unfold(y, flat[0]), outputs)
 
-    def get_config(self) -> dict:
     def get_config(self) -> dict:
         own = {**sharing.serialize({"layer": self.layer}), "masked_value": self.masked_value}
         config = {**super().get_config(), **own, "skip_masked": self.skip_masked}
