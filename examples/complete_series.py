@@ -64,6 +64,8 @@ if __name__ == "__main__":
         help="complete with a saved model, without training",
     )
     args = parser.parse_args()
+    if (args.time or args.header != "guess") and (not args.data or args.data.suffix.lower() != ".csv"):
+        parser.error("--header and --time need a CSV file: --data FILE.csv")
 
 import keras
 import numpy as np
@@ -376,7 +378,8 @@ def main(args: Any) -> None:
             print(forecast(data, file, model, args.forecast))
         return
 
-    print(*(file.notes if file else ()), sep="\n")
+    for note in file.notes if file else ():
+        print(note)
     counts = [len(windows.lengths) for windows in (data.train, data.validation, data.test)]
     lengths = np.concatenate([windows.lengths for windows in (data.train, data.validation, data.test)])
     print(f"{data.title}: {counts[0]} to train on, {counts[1]} to validate, {counts[2]} to test.")

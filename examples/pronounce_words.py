@@ -384,7 +384,8 @@ def main(args: Any) -> None:
     if args.quick:
         print("These numbers come from a quick run.")
     print(f"\nPicture  {args.picture}\nModel    {args.model}\nRun      {args.run / 'run.json'}")
-    print(f"\nTry      python examples/pronounce_words.py --out {args.out} --say keras tensor flow")
+    quick = "--quick " if args.quick else ""
+    print(f"\nTry      python examples/pronounce_words.py {quick}--out {args.out} --say keras tensor flow")
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def read_csv(path: Path, header: str, time: str | None) -> SeriesFile:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: {error}.") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}.") from None
     names, rows, notes = take_header(path, rows, header)
     columns = dict(zip(names, np.char.strip(np.array(rows)).T, strict=True))
 
@@ -141,10 +141,15 @@ def read_csv(path: Path, header: str, time: str | None) -> SeriesFile:
     grouped = {name: np.split(cells[order], cuts) for name, cells in columns.items()}
 
     times = find_times(path, grouped, time)
-    numbers = {name: to_numbers(columns[name], f"{path}, column {name!r}") for name in columns if name not in times}
-    features = {name: values for name, values in numbers.items() if values is not None}
+    numbers = {name: to_numbers(cells, f"{path}, column {name!r}") for name, cells in columns.items()}
+    numeric = {name: values for name, values in numbers.items() if values is not None}
+    if time is None and not set(numeric) - set(times):
+        # Nothing would be left to forecast. A column is then the time only if its name or its dates say so.
+        times = {name: column for name, column in times.items() if is_named_or_date(column)}
+    features = {name: values for name, values in numeric.items() if name not in times}
     if not features:
-        raise ValueError(f"{path} has no numeric column to forecast.")
+        taken = f" The time of each row: {shortened(times)}." if times else ""
+        raise ValueError(f"{path} has no numeric column to forecast.{taken}")
     series = np.split(np.stack(list(features.values()), axis=1)[order], cuts)
 
     notes.append(f"Taken for series: {shortened(features)}.")
@@ -153,8 +158,9 @@ def read_csv(path: Path, header: str, time: str | None) -> SeriesFile:
             f"Taken for the time of each row, not for series: {shortened(times)}. "
             "Say --time NAME for another column, --time none for none."
         )
-    if len(features) < len(numbers):
-        notes.append(f"Left out, as they hold text: {shortened(name for name in numbers if name not in features)}.")
+    text = [name for name in columns if name not in numeric and name not in times]
+    if text:
+        notes.append(f"Left out, as they hold text: {shortened(text)}.")
     column = next(iter(times.values()), None)
     if column and column.clock:
         directions = {time_columns.direction([column.clock.read(cell) for cell in cells]) for cells in column.cells}
@@ -171,6 +177,8 @@ def take_header(path: Path, rows: list[list[str]], header: str) -> tuple[list[st
     """Returns the columns' names, the rows of values, and notes of what was guessed."""
     if len(rows) < 2:
         raise ValueError(f"{path} must have a header row and rows of numbers.")
+    if len(rows[0]) == 1 and any(separator in rows[0][0] for separator in ";\t|"):
+        raise ValueError(f"{path} must have commas between its cells. Its first row: {rows[0][0]!r}.")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise ValueError(f"{path}: row {number} has {len(row)} cells, the first row {len(rows[0])}.")
@@ -230,15 +238,20 @@ def find_times(path: Path, columns: dict[str, list[np.ndarray]], chosen: str | N
         elif chosen == name and not in_order:
             raise ValueError(f"{path}: column {name!r} cannot be the time, as it does not grow from row to row.")
         elif in_order:
-            named = name.lower() in time_columns.NAMES or (name == "column 1" and place == 0)
-            if chosen or is_date or named or all(map(time_columns.evenly_spaced, times)):
-                found[name] = TimeColumn(name, clock, cells)
+            column = TimeColumn(name, clock, cells)
+            unnamed_index = name == "column 1" and place == 0  # pandas writes its index so
+            if chosen or is_named_or_date(column) or unnamed_index or all(map(time_columns.evenly_spaced, times)):
+                found[name] = column
     # Dates before numbers, names of times before others, the first column before the last.
-    return dict(sorted(found.items(), key=lambda item: rank(*item)))
+    return dict(sorted(found.items(), key=lambda item: (not has_dates(item[1]), not is_named_or_date(item[1]))))
 
 
-def rank(name: str, column: TimeColumn) -> tuple[bool, bool]:
-    return column.clock in (None, time_columns.NUMBERS), name.lower() not in time_columns.NAMES
+def has_dates(column: TimeColumn) -> bool:
+    return column.clock not in (None, time_columns.NUMBERS)
+
+
+def is_named_or_date(column: TimeColumn) -> bool:
+    return column.name.lower() in time_columns.NAMES or column.clock != time_columns.NUMBERS
 
 
 def check_order(path: Path, name: str, times: Sequence[Sequence[Any]]) -> None:
@@ -356,7 +369,7 @@ def write_forecast(path: Path, file: SeriesFile, forecasts: Sequence[np.ndarray]
         if len(known) == len(continued):
             column, times, how = file.time.name, known, f"{file.time.name} is continued"
         else:
-            how += f", as {file.time.name} is not regular"
+            how += f", as {file.time.name} cannot be continued"
     name = [file.id_column] if file.ids or len(forecasts) > 1 else []
     ids = file.ids or [str(number + 1) for number in range(len(forecasts))]
     with path.open("w", newline="", encoding="utf-8") as out:
@@ -372,5 +385,8 @@ def continue_cells(time: TimeColumn, cells: list[str], steps: int) -> list[str] 
     """Returns the cells that follow those of a series, or None where they cannot be known."""
     if time.clock is None:
         return None
-    following = time_columns.next_times([time.clock.read(cell) for cell in cells], steps)
+    try:
+        following = time_columns.next_times([time.clock.read(cell) for cell in cells], steps)
+    except (ValueError, OverflowError):  # after the year 9999
+        return None
     return following and [time.clock.write(value) for value in following]

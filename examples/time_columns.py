@@ -61,8 +61,11 @@ def date_clock(form: str, columns: Sequence[Sequence[str]]) -> Clock | None:
             raise ValueError(f"{cell} has another number of digits than {form}")
         return datetime.strptime(cell, form)
 
+    colon = columns[0][0][-3:-2]  # of a time zone such as +02:00, where strftime writes +0200
+
     def write(time: datetime) -> str:
-        return time.strftime(form)
+        text = time.strftime(form)
+        return f"{text[:-2]}:{text[-2:]}" if form.endswith("%z") and colon == ":" else text
 
     clock = Clock(read, write)
     first_and_last = [[cells[0], cells[-1]] for cells in columns]

@@ -78,6 +78,7 @@ def test_bad_arguments(tmp_path, script, arguments):
         ("complete_series.py", ["--data", "none.xls"], "must end in .csv or .npz or .ts"),
         ("complete_series.py", ["--epochs", "0"], "must be a whole number of 1 or more, not '0'"),
         ("complete_series.py", ["--complete", "none.keras"], "there is no file none.keras"),
+        ("complete_series.py", ["--time", "none"], "--header and --time need a CSV file: --data FILE.csv"),
         ("label_steps.py", ["--epochs", "1"], "must be a whole number of 2 or more, not '1'"),
         ("watch_videos.py", ["--epochs", "1.5"], "must be a whole number of 1 or more, not '1.5'"),
         ("classify_vowels.py", ["--folds", "1"], "must be a whole number of 2 or more, not '1'"),

@@ -97,6 +97,10 @@ TIMES = {
         ["2024-01-03 02:00", "2024-01-03 03:00"],
     ),
     "time zone": ([f"2024-01-01T00:{t:02}:00Z" for t in range(50)], ["2024-01-01T00:50:00Z", "2024-01-01T00:51:00Z"]),
+    "offset": (
+        [f"2024-01-01 00:{t:02}:00+02:00" for t in range(50)],
+        ["2024-01-01 00:50:00+02:00", "2024-01-01 00:51:00+02:00"],
+    ),
     "years": ([1900 + t for t in range(50)], ["1950", "1951"]),
     "epoch": ([epoch(t) for t in range(50)], [str(epoch(50)), str(epoch(51))]),
     "milliseconds": ([1000 * epoch(t) for t in range(50)], [str(1000 * epoch(50)), str(1000 * epoch(51))]),
@@ -134,12 +138,20 @@ def test_rows_out_of_order(tmp_path):
         series_files.read_series(write(tmp_path / "a.csv", ["date", "sales"], *rows))
 
 
-@pytest.mark.parametrize("cells", [["2024-01-01"] * 50, [str(DAYS[0] + datetime.timedelta(t * t)) for t in range(50)]])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2024-01-01"] * 50,
+        [str(DAYS[0] + datetime.timedelta(t * t)) for t in range(50)],
+        [f"{9950 + t}-01-01" for t in range(50)],
+    ],
+    ids=["one date", "uneven", "to the year 9999"],
+)
 def test_times_that_cannot_go_on_are_counted(tmp_path, cells):
     file = series_files.read_series(write(tmp_path / "a.csv", ["date", "x"], *zip(cells, VALUES, strict=True)))
     rows, said = forecast(tmp_path / "b.csv", file, 2)
     assert rows == [["step", "x"], ["51", "1.5"], ["52", "2.5"]]
-    assert "date is not regular" in said
+    assert "date cannot be continued" in said
 
 
 def test_numbers_that_are_no_times_stay_series(tmp_path):
@@ -154,6 +166,32 @@ def test_numbers_that_are_no_times_stay_series(tmp_path):
     assert file.features == list(columns)
     assert file.time is None
     assert file.notes == ("Taken for series: constant, wave, square, month.",)
+
+
+def test_the_only_number_is_the_series(tmp_path):
+    """It grows evenly, as a time does."""
+    file = series_files.read_series(write(tmp_path / "a.csv", ["date", "x"], *[[str(DAYS[t]), t] for t in range(50)]))
+    assert file.features == ["x"]
+    assert file.time.name == "date"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "must have a header row and rows of numbers"),
+        (b"a,b\n", "must have a header row and rows of numbers"),
+        (b"a;b\n" + b"1;2\n" * 50, "must have commas between its cells"),
+        (b"a,b\n" + b"x,y\n" * 50, "has no numeric column to forecast"),
+        (b"year\n1900\n1901\n", "has no numeric column to forecast. The time of each row: year"),
+        (b"a,b\n1,2\n3\n", "row 3 has 1 cells, the first row 2"),
+        (b"a,a\n1,2\n", "has two columns of one name"),
+        (b"d\xe4y,b\n1,2\n", "is no CSV file in UTF-8"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, content, words):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        series_files.read_series(tmp_path / "a.csv")
 
 
 def test_the_user_decides_about_the_time(tmp_path):
