@@ -38,9 +38,11 @@ def check_memory(owner: Any, memory: Any, mask: Any, width: int | None) -> None:
 def check_rnn_states(owner: Any, states: Any, sizes: list[Any]) -> None:
     """Checks the states that `keras.layers.RNN` passes: of the `sizes`, None for any, and one or two of a memory."""
     shapes = [tuple(state.shape) for state in states]
+    wanted = [size if isinstance(size, tuple) else (size,) for size in sizes]
     fit = [
-        size is None or shape[1:] == (size if isinstance(size, tuple) else (size,))
-        for shape, size in zip(shapes, sizes, strict=False)
+        len(shape) == len(own) + 1
+        and all(n is None or length in (None, n) for length, n in zip(shape[1:], own, strict=True))
+        for shape, own in zip(shapes, wanted, strict=False)
     ]
     if not all(fit) or len(states) - len(sizes) not in (1, 2):
         names = "[output, *inner, " + "alignments, " * bool(owner.monotonic) + "memory, memory_mask]"
