@@ -76,7 +76,8 @@ class TokenGenerator(keras.layers.Layer):
 
     Export:
         `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow; on torch,
-        with an `input_signature` of fixed shapes, ONNX and ExportedProgram files. `Sampling` to ONNX raises an error.
+        with an `input_signature` of fixed shapes, ONNX and ExportedProgram files. `Sampling` goes to neither ONNX nor LiteRT: that raises
+        an error.
 
     Randomness:
         `Sampling` draws one number for each sequence and token, before the loop.

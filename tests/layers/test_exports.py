@@ -167,14 +167,25 @@ FORMATS = {
     "jax": {saved_model: ("tensorflow",)},
     "torch": {onnx: ("onnxscript", "onnxruntime"), exported_program: ()},
 }[BACKEND]
-# Torch writes the program of one shape.
-FIXED = BACKEND == "torch"
+# Torch writes the program of one shape, and LiteRT takes Keras' own RNN layers in one shape alone.
 
-TORCHSCRIPT = (RuntimeError, "a loop over time cannot be traced by TorchScript")
-RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numbers in an export to ONNX")
+RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numbers in an export to ONNX or LiteRT")
+LISTS = (RuntimeError, "keras_seqx: a loop over time cannot be exported to LiteRT")
+LOOPS = [
+    "AutoregressiveDecoder, masked",
+    "AutoregressiveDecoder, free",
+    "AutoregressiveDecoder, prompt",
+    "AutoregressiveDecoder, stop",
+    "AttentionCell",
+    "TransformerDecoderCell",
+]
 LENGTH = (ValueError, "AutoregressiveDecoder: `inputs` must be of a known length")
 REFUSED = {
-    "tensorflow": {("TokenGenerator, sampling", onnx): RANDOM},
+    "tensorflow": {
+        ("TokenGenerator, sampling", onnx): RANDOM,
+        ("TokenGenerator, sampling", litert): RANDOM,
+        **{(name, litert): LISTS for name in LOOPS},
+    },
     "jax": {("AutoregressiveDecoder, prompt", saved_model): LENGTH},
     "torch": {("TokenGenerator, sampling", onnx): RANDOM},
 }[BACKEND]
@@ -197,12 +208,13 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
     for package in FORMATS[write]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    inputs, outputs, data = LAYERS[name](T if FIXED else None)
-    model = keras.Model(inputs, outputs)
+    fixed = BACKEND == "torch" or write is litert
+    inputs, outputs, data = LAYERS[name](T if fixed else None)
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
     randomize(model, np.random.default_rng(0))
     expected = model.predict(data if len(data) > 1 else data[0], verbose=0)
     signature = {}
-    if FIXED:
+    if fixed:
         specs = [keras.InputSpec(shape=x.shape, dtype=str(x.dtype)) for x in data]
         signature = {"input_signature": [specs] if len(specs) > 1 else specs}
     if (name, write) in REFUSED:
