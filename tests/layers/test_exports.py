@@ -230,3 +230,12 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
         return
     for received, value in zip(found, tree.flatten(expected), strict=True):
         np.testing.assert_allclose(received, value, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="TorchScript is torch's")
+def test_torchscript_is_refused(tmp_path):
+    """Keras uses it where a shape is open; it writes down what the example at hand did."""
+    inputs, outputs, _ = generator("greedy", T)
+    with pytest.raises(RuntimeError, match="a loop over time cannot be traced by TorchScript"):
+        keras.Model(inputs[0], outputs).export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert not list(tmp_path.iterdir())
