@@ -215,7 +215,9 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
     expected = model.predict(data if len(data) > 1 else data[0], verbose=0)
     signature = {}
     if fixed:
-        specs = [keras.InputSpec(shape=x.shape, dtype=str(x.dtype)) for x in data]
+        specs = [
+            keras.InputSpec(shape=x.shape, dtype=str(x.dtype), name=i.name) for x, i in zip(data, inputs, strict=True)
+        ]
         signature = {"input_signature": [specs] if len(specs) > 1 else specs}
     if (name, write) in REFUSED:
         error, words = REFUSED[name, write]
