@@ -129,7 +129,8 @@ def saved_model(model, folder, inputs, signature):
     import tensorflow as tf
 
     tensors = [tf.constant(x) for x in inputs]
-    found = tf.saved_model.load(str(folder / "model")).serve(tensors if len(tensors) > 1 else tensors[0])
+    served = tf.saved_model.load(str(folder / "model"))  # which holds the variables
+    found = served.serve(tensors if len(tensors) > 1 else tensors[0])
     return [x.numpy() for x in tree.flatten(found)]
 
 
