@@ -28,16 +28,17 @@ def dropout_rnn_cell() -> type:
     return next(base for base in keras.layers.LSTMCell.__mro__ if base.__name__ == "DropoutRNNCell")
 
 
-def exports_to_onnx() -> bool:
-    """Returns whether Keras traces the program for `model.export(format="onnx")`.
+def export_format() -> str | None:
+    """Returns "onnx" or "litert" while Keras traces a program for `model.export(format=...)`, and else None.
 
     Nothing public tells a layer the format of an export; the frames on the stack do. Checked on Keras 3.12.4, 3.15.1
     and 3.16.0.dev2026102704.
     """
     frame: types.FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == "keras.src.export.onnx":
-            return True
+        package, _, name = frame.f_globals.get("__name__", "").rpartition(".")
+        if package == "keras.src.export" and name in ("onnx", "litert"):
+            return name
         frame = frame.f_back
     return False
 
@@ -246,3 +247,5 @@ def _without_ids(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _without_ids(value) for key, value in config.items() if key != ID}
     return list(map(_without_ids, config)) if isinstance(config, (list, tuple)) else config
+
+    return None

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from keras_seqx._core import keras_internals
+
 # Torch runs each step anew; the other backends trace one step and compile it.
 RUNS_EVERY_STEP_EAGERLY = keras.backend.backend() == "torch"
 
@@ -314,8 +316,13 @@ def _scan_tensorflow(
         return tf.TensorArray(x.dtype, length, element_shape=x.shape[1:]).unstack(x)
 
     arrays = [array(time_major(x)) for x in tree.flatten(xs)]
-    buffer = tf.TensorArray(output.dtype, length, element_shape=output.shape)
     flat_carry = tree.flatten(carry)
+    if keras_internals.export_format() == "litert":
+        raise RuntimeError(
+            "keras_seqx: a loop over time cannot be exported to LiteRT, whose interpreter lacks the lists that it is "
+            "made of. Export to a SavedModel or to ONNX."
+        )
+    buffer = tf.TensorArray(output.dtype, length, element_shape=output.shape)
 
     def body(t, buffer, *state):
         x = tree.pack_sequence_as(xs, [a.read(t) for a in arrays])

@@ -17,8 +17,9 @@ from keras_seqx.decoding import filters, options
 class Sampler:
     """Turns the output of a decoding step into what the next step reads.
 
-    The base of all samplers. A subclass defines `__call__`, and `noise` if it is random, a pure function of the
-    outputs and the noise: rows do not influence each other, and shapes are static.
+    The base of all samplers. A subclass defines `__call__`, a pure function of the outputs and the noise: rows do not
+    influence each other, and shapes are static. It defines `noise` if it is random, and `sample_width` if its samples
+    are of another width than the outputs: the decoder's inputs must be as wide as the samples.
 
     Returns:
         A sampler; called on `outputs` (..., V or D) and one step's `noise` (...) or (..., D), it returns samples,
@@ -26,7 +27,7 @@ class Sampler:
 
     Example:
 
-    >>> import keras
+    >>> import keras, keras_seqx
     >>> from keras import ops
     >>> from keras_seqx import Sampler
     >>> class Rounded(Sampler):
@@ -34,12 +35,30 @@ class Sampler:
     ...         return ops.round(outputs)
     >>> tuple(Rounded()(ops.ones((2, 3))).shape)
     (2, 3)
+    >>> class LikelierMean(Sampler):  # a mixture of two: their logits and their means, four outputs for one value
+    ...     def sample_width(self, output_width):
+    ...         return 1
+    ...     def __call__(self, outputs, noise=None):
+    ...         logits, means = outputs[..., :2], outputs[..., 2:]
+    ...         return ops.where(logits[..., :1] >= logits[..., 1:], means[..., :1], means[..., 1:])
+    >>> decoder = keras_seqx.AutoregressiveDecoder(
+    ...     keras.layers.GRUCell(8), keras.layers.Dense(4), sampler=LikelierMean(), steps=5
+    ... )
+    >>> tuple(decoder(ops.zeros((2, 1, 1))).shape)
+    (2, 5, 4)
     """
 
     samples_tokens = False
 
     def sample_width(self, output_width: int) -> int:
-        """Returns the width D of a continuous sample from an output of a given width."""
+        """Returns how wide a continuous sample is.
+
+        Args:
+            output_width: integer, the width of the outputs that the sampler is called on.
+
+        Returns:
+            An integer, by default the same width.
+        """
         return output_width
 
     def noise(self, batch_size: Any, steps: int, output_width: int, seed: Any) -> Any:

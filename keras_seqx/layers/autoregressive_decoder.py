@@ -91,6 +91,11 @@ class AutoregressiveDecoder(keras.layers.Layer):
         the output layer is the exception to the law: in training it takes its statistics from whatever rows are
         computed at once, padded ones too. Use `LayerNormalization` instead.
 
+    Export:
+        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX on TensorFlow; on torch, with an
+        `input_signature` of fixed shapes, ONNX and ExportedProgram files. To LiteRT a loop over time raises an error,
+        and so does a random sampler to ONNX. From JAX, inputs before more `steps` must have a fixed length.
+
     Randomness:
         Teacher forcing draws a number for each row and step before the loop, and so does a sampler that is random. A
         cell's dropout masks are drawn once a call and held through the steps, as in `keras.layers.RNN`.

@@ -26,7 +26,7 @@ class TokenGenerator(keras.layers.Layer):
 
     It shares the decoder's weights and reads a prompt as the decoder does: one start token, or prompts of different
     lengths, padded on the right. Behind its own prompt each row goes on alone, for at most `max_steps` tokens. It is a
-    layer: the same program for any content, inside any functional model, saved and exported with it. Differs from
+    layer: the same program for any content, inside any functional model, and saved with it. Differs from
     calling the decoder for a fixed number of steps in that it looks for sequences, not for one step at a time, and
     stops as soon as all rows are finished.
 
@@ -73,6 +73,14 @@ class TokenGenerator(keras.layers.Layer):
     Masking:
         Neither padding behind a prompt nor padding of the memory changes a result, nor does any other row. The mask
         alone tells the padding of a prompt: prompts that are padded with the end token need one.
+
+    Gradients:
+        What it returns is a constant to a gradient. For the gradient of a score, read the tokens by the decoder.
+
+    Export:
+        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow; on torch,
+        with an `input_signature` of fixed shapes, ONNX and ExportedProgram files. `Sampling` to ONNX or LiteRT raises
+        an error.
 
     Randomness:
         `Sampling` draws one number for each sequence and token, before the loop.

@@ -129,7 +129,8 @@ def saved_model(model, folder, inputs, signature):
     import tensorflow as tf
 
     tensors = [tf.constant(x) for x in inputs]
-    found = tf.saved_model.load(str(folder / "model")).serve(tensors if len(tensors) > 1 else tensors[0])
+    served = tf.saved_model.load(str(folder / "model"))  # which holds the variables
+    found = served.serve(tensors if len(tensors) > 1 else tensors[0])
     return [x.numpy() for x in tree.flatten(found)]
 
 
@@ -167,14 +168,25 @@ FORMATS = {
     "jax": {saved_model: ("tensorflow",)},
     "torch": {onnx: ("onnxscript", "onnxruntime"), exported_program: ()},
 }[BACKEND]
-# Torch writes the program of one shape.
-FIXED = BACKEND == "torch"
+# Torch writes the program of one shape, and LiteRT takes Keras' own RNN layers in one shape alone.
 
-TORCHSCRIPT = (RuntimeError, "a loop over time cannot be traced by TorchScript")
-RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numbers in an export to ONNX")
+RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numbers in an export to ONNX or LiteRT")
+LISTS = (RuntimeError, "keras_seqx: a loop over time cannot be exported to LiteRT")
+LOOPS = [
+    "AutoregressiveDecoder, masked",
+    "AutoregressiveDecoder, free",
+    "AutoregressiveDecoder, prompt",
+    "AutoregressiveDecoder, stop",
+    "AttentionCell",
+    "TransformerDecoderCell",
+]
 LENGTH = (ValueError, "AutoregressiveDecoder: `inputs` must be of a known length")
 REFUSED = {
-    "tensorflow": {("TokenGenerator, sampling", onnx): RANDOM},
+    "tensorflow": {
+        ("TokenGenerator, sampling", onnx): RANDOM,
+        ("TokenGenerator, sampling", litert): RANDOM,
+        **{(name, litert): LISTS for name in LOOPS},
+    },
     "jax": {("AutoregressiveDecoder, prompt", saved_model): LENGTH},
     "torch": {("TokenGenerator, sampling", onnx): RANDOM},
 }[BACKEND]
@@ -197,13 +209,16 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
     for package in FORMATS[write]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    inputs, outputs, data = LAYERS[name](T if FIXED else None)
-    model = keras.Model(inputs, outputs)
+    fixed = BACKEND == "torch" or write is litert
+    inputs, outputs, data = LAYERS[name](T if fixed else None)
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
     randomize(model, np.random.default_rng(0))
     expected = model.predict(data if len(data) > 1 else data[0], verbose=0)
     signature = {}
-    if FIXED:
-        specs = [keras.InputSpec(shape=x.shape, dtype=str(x.dtype)) for x in data]
+    if fixed:
+        specs = [
+            keras.InputSpec(shape=x.shape, dtype=str(x.dtype), name=i.name) for x, i in zip(data, inputs, strict=True)
+        ]
         signature = {"input_signature": [specs] if len(specs) > 1 else specs}
     if (name, write) in REFUSED:
         error, words = REFUSED[name, write]
@@ -218,3 +233,12 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
         return
     for received, value in zip(found, tree.flatten(expected), strict=True):
         np.testing.assert_allclose(received, value, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="TorchScript is torch's")
+def test_torchscript_is_refused(tmp_path):
+    """Keras uses it where a shape is open; it writes down what the example at hand did."""
+    inputs, outputs, _ = generator("greedy", T)
+    with pytest.raises(RuntimeError, match="a loop over time cannot be traced by TorchScript"):
+        keras.Model(inputs[0], outputs).export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert not list(tmp_path.iterdir())
