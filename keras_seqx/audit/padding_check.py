@@ -146,8 +146,8 @@ def _tensors(part: Any) -> Any:
 
 def _describe(model: keras.Model, probe: Probe, steps: np.ndarray, moved: str, losses: bool) -> str:
     """Returns the warning: what changes, who is at fault, and the remedy."""
-    rows = np.arange(min(2, len(probe.lengths)))
-    lengths = np.maximum(np.minimum(probe.lengths[rows], steps) - rows[:, None], 1)
+    rows = np.argsort(-probe.lengths.sum(axis=1), kind="stable")[:2]
+    lengths = np.maximum(np.minimum(probe.lengths[rows], steps) - np.arange(len(rows))[:, None], 1)
     text = f"padding changes the {moved} of {model.name!r}. "
     try:
         audit = audit_batch(model, probe.batch(rows, lengths, lengths.max(axis=0)), PADDING)

@@ -108,6 +108,15 @@ def test_prediction_warns_once(mask_zero):
     )
 
 
+def test_the_layer_is_named_where_some_sequences_have_one_step():
+    model = keras.Sequential([embedding(False), layers.GlobalAveragePooling1D(name="pool")])
+    data = data_of(
+        [np.ones(count, "int32") * count for count in (1, 1, 2, 2, 3, 5)], None, batch_size=2, buckets=[1, 5]
+    )
+    (text,) = warned(lambda: data.predict(model, verbose=0))
+    assert "pool: No mask reaches it" in text
+
+
 class Sentence(keras.Model):
     """A subclassed model that `fit` builds; it keeps what it counts in a weight."""
 
