@@ -67,7 +67,16 @@ CASES = {
     "mask kept": ([embedding(True), KeepMask(layers.Conv1D(3, 2, padding="causal"))], LABELS, {}, {}, None),
     "constant bias": (
         # Before training the bias is 0, so the window finds zeros after the sequence with and without padding.
-        [layers.Dense(3), layers.Conv1D(3, 3, padding="same", name="conv")],
+        [
+            layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(stddev=1.0, seed=1)),
+            layers.Conv1D(
+                3,
+                3,
+                padding="same",
+                kernel_initializer=keras.initializers.RandomNormal(stddev=1.0, seed=2),
+                name="conv",
+            ),
+        ],
         LABELS,
         {"x": FRAMES},
         {},
