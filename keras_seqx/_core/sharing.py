@@ -80,10 +80,13 @@ def _copied(cloning: keras_internals.Cloning) -> dict[int, Any]:
 
 
 def _copy_holders(cloning: keras_internals.Cloning, copies: dict[int, Any]) -> None:
-    """Copies the layers to come that hold what there is a copy of already, such as a wrapper around a shared layer."""
+    """Copies the layers to come that hold what there is a copy of already, such as a wrapper around a shared layer.
+
+    One that holds the layer that is being copied has to wait for it.
+    """
     for layer in cloning.model.layers:
-        parts = layer._flatten_layers(include_self=False)
-        if layer is not cloning.layer and id(layer) not in copies and any(id(part) in copies for part in parts):
+        parts = {id(part) for part in layer._flatten_layers()}
+        if id(layer) not in copies and id(cloning.layer) not in parts and not parts.isdisjoint(copies):
             layer.get_config()  # Keras gives a part its id when it meets it again
             copies[id(layer)] = type(layer).from_config(layer.get_config())
 

@@ -67,7 +67,7 @@ CASES = {
     "embedding of encoder and decoder": Sharing(encoder="model"),
     "embedding of a nested encoder": Sharing(encoder="nested", generator=True),
     "output layer before": Sharing(elsewhere="before"),
-    "output layer after": Sharing(elsewhere="after"),
+    "output layer after": Sharing(elsewhere="after", generator=True),
     "output layer in a wrapper": Sharing(elsewhere="wrapper"),
     "one output layer in two decoders": Sharing(second=frozenset({"output_layer"})),
     "one cell in two decoders": Sharing(second=frozenset({"cell"}), attention=True),
@@ -175,6 +175,17 @@ def test_whatever_is_shared_stays_one(tmp_path):
         check(shared, tmp_path / "model.keras")
 
     draw()
+
+
+@given(shared=DRAWN)
+def test_whatever_is_shared_has_as_many_variables(shared):
+    """More draws than above, without a computation."""
+    model = make(shared)
+    again = make(shared)
+    weights = model.get_weights()
+    for copy in (again, keras.models.clone_model(model), keras_seqx.change_timesteps(model, STEPS + 2)):
+        assert [v.shape for v in copy.variables] == [v.shape for v in model.variables]
+        copy.set_weights(weights)
 
 
 LOADER = """
