@@ -8,9 +8,9 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import itertools
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
@@ -34,13 +34,11 @@ def export_format() -> str | None:
     Nothing public tells a layer the format of an export; the frames on the stack do. Checked on Keras 3.12.4, 3.15.1
     and 3.16.0.dev2026102704.
     """
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame in _callers():
         package, _, name = frame.f_globals.get("__name__", "").rpartition(".")
         if package == "keras.src.export" and name in ("onnx", "litert"):
             return name
-        frame = frame.f_back
-    return False
+    return None
 
 
 def class_weight_of_fit() -> Any:
@@ -50,14 +48,18 @@ def class_weight_of_fit() -> Any:
     its callers. No hook of `keras.utils.PyDataset` is given the argument, and Keras does not refuse it: for targets
     (B, T) it makes weights of the wrong shape, or wrong ones. Checked on Keras 3.12.4, 3.15.1 and 3.16.0.dev.
     """
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(4):
-        if frame is None:
-            return None
+    for frame in itertools.islice(_callers(), 4):
         if frame.f_code.co_name == "__init__" and {"class_weight", "shuffle"} <= set(frame.f_code.co_varnames):
             return frame.f_locals["class_weight"]
-        frame = frame.f_back
     return None
+
+
+def _callers() -> Iterator[FrameType]:
+    """Yields the frames of the functions that called the caller, the nearest first."""
+    frame = sys._getframe(1).f_back
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 _lock = threading.Lock()
@@ -210,12 +212,8 @@ def cloning() -> Cloning | None:
     `clone_model` copies layer by layer, so that two layers that hold a third one would get two copies of it. It hands
     its table of copies to no layer; it is read from the running functions. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
     """
-    module, frame = keras.models.clone_model.__module__, sys._getframe(1)
-    frames = []
-    while frame is not None:
-        if frame.f_globals.get("__name__") == module:
-            frames.append(frame)
-        frame = frame.f_back  # type: ignore[assignment]
+    module = keras.models.clone_model.__module__
+    frames = [frame for frame in _callers() if frame.f_globals.get("__name__") == module]
     inner = next((f.f_locals for f in frames if f.f_code.co_name == "wrapped_clone_function"), None)
     outer = next((f.f_locals for f in frames if f.f_code.co_name in _CLONE_FUNCTIONS), None)
     if inner is None or outer is None:
@@ -247,5 +245,3 @@ def _without_ids(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _without_ids(value) for key, value in config.items() if key != ID}
     return list(map(_without_ids, config)) if isinstance(config, (list, tuple)) else config
-
-    return None

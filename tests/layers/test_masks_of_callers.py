@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops, tree
 
 import keras_seqx
-from keras_seqx import MaskedTimeDistributed, RepeatToLength, SequenceMask
+from keras_seqx import KeepMask, MaskedTimeDistributed, RepeatToLength, SequenceMask
 from keras_seqx.layers import mask_metadata
 from tests.cases import BACKEND, MODES, normal, to_numpy
 
@@ -40,6 +40,12 @@ CALLS = {
     "identity": (lambda: MaskedTimeDistributed(layers.Identity()), [frames()], lambda f, x: f(x[0])),
     "identity_1": (lambda: MaskedTimeDistributed(layers.Identity()), [frames(1)], lambda f, x: f(x[0])),
     "identities": (lambda: MaskedTimeDistributed(layers.Identity()), [frames(), frames()], lambda f, x: f(x)),
+    "keep_mask": (lambda: KeepMask(layers.Identity()), [frames()], lambda f, x: f(x[0])),
+    "keep_mask_states": (
+        lambda: KeepMask(layers.GRU(3, return_sequences=True, return_state=True)),
+        [frames(), normal(1, 2, 3)],
+        lambda f, x: f(x[0], initial_state=x[1]),
+    ),
     "decoder": (decoder, [frames()], lambda f, x: f(x[0])),
     "decoder_1": (decoder, [frames(1)], lambda f, x: f(x[0])),
     "decoder_states": (
