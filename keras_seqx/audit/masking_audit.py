@@ -109,7 +109,7 @@ def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAu
         try:
             if not model.built:
                 model(x, training=False)
-            with _untouched(model):
+            with untouched(model):
                 look = Recording(model, x)
         except Exception as error:
             raise _does_not_run(model, leaves, error) from (error.__cause__ if isinstance(error, Refused) else error)
@@ -118,7 +118,7 @@ def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAu
             batch = Batch(x, leaves, own_lengths(look, sources, leaves, time))
         else:
             batch = Batch(x, leaves, read_lengths(x, leaves, time, given.lengths))
-        with _untouched(model), any_length(model):
+        with untouched(model), any_length(model):
             try:
                 audit, fills = _audit(model, batch, targets, extra, look, sources)
                 mirrored = batch.mirrored(fills)
@@ -215,7 +215,7 @@ def _row(finding: Finding) -> AuditRow:
 
 
 @contextlib.contextmanager
-def _untouched(model: keras.Model) -> Iterator[None]:
+def untouched(model: keras.Model) -> Iterator[None]:
     """Puts back what a run changes: statistics, states, seeds and metrics."""
     variables = [*model.non_trainable_variables, *model.metrics_variables]
     saved = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in variables]

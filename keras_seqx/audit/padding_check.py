@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_seqx._core.probe import Probe, ProbeBatch
 from keras_seqx.audit.alignment import compare
-from keras_seqx.audit.masking_audit import any_length, audit_batch
+from keras_seqx.audit.masking_audit import any_length, audit_batch, untouched
 
 # So few steps are enough to see padding, and so much of it.
 STEPS, PADDING = 4, 3
@@ -97,6 +97,13 @@ def _moved(model: keras.Model, short: ProbeBatch, long: ProbeBatch, losses: bool
 
 def _run(model: keras.Model, batches: tuple, losses: bool) -> tuple[list, list]:
     """Returns a model's outputs for each batch, and if `losses` is true, its loss and metrics; it stays as it is."""
+    if not model.built or (losses and keras.backend.backend() == "tensorflow"):
+        # On TensorFlow, Keras builds model, loss and metrics in the first step. A stateless scope must find them built.
+        with any_length(model), untouched(model):
+            x = _tensors(batches[0].x)
+            outputs = model(x, training=False)
+            if losses:
+                _measure(model, x, batches[0], outputs)
     variables, values = model.variables, _values(model)
 
     def compute(values: list) -> tuple[list, list]:
