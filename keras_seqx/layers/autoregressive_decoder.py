@@ -90,7 +90,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
     Export:
         `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX on TensorFlow; on torch, with an
         `input_signature` of fixed shapes, ONNX and ExportedProgram files. To LiteRT a loop over time raises an error,
-        and so does a random sampler to ONNX. From JAX, inputs before more `steps` must have a fixed length.
+        and so do a random sampler to ONNX, and `stop` from torch. From JAX, inputs before more `steps` must have a
+        fixed length.
 
     Randomness:
         Teacher forcing draws a number for each row and step before the loop, and so does a sampler that is random. A

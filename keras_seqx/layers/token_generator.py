@@ -75,9 +75,8 @@ class TokenGenerator(keras.layers.Layer):
         What it returns is a constant to a gradient. For the gradient of a score, read the tokens by the decoder.
 
     Export:
-        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow; on torch,
-        with an `input_signature` of fixed shapes, ONNX and ExportedProgram files. `Sampling` to ONNX or LiteRT raises
-        an error.
+        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow.
+        `Sampling` to ONNX or LiteRT raises an error, and so does every export from torch.
 
     Randomness:
         `Sampling` draws one number for each sequence and token, before the loop.

@@ -171,6 +171,9 @@ FORMATS = {
 # Torch writes the program of one shape, and LiteRT takes Keras' own RNN layers in one shape alone.
 
 RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numbers in an export to ONNX or LiteRT")
+EARLY = (RuntimeError, "a loop that ends when all rows have cannot be exported from torch")
+# Keras tries TorchScript where its first way failed.
+TORCHSCRIPT = (RuntimeError, "a loop over time cannot be traced by TorchScript")
 LISTS = (RuntimeError, "keras_seqx: a loop over time cannot be exported to LiteRT")
 LOOPS = [
     "AutoregressiveDecoder, masked",
@@ -188,7 +191,11 @@ REFUSED = {
         **{(name, litert): LISTS for name in LOOPS},
     },
     "jax": {("AutoregressiveDecoder, prompt", saved_model): LENGTH},
-    "torch": {("TokenGenerator, sampling", onnx): RANDOM},
+    "torch": {
+        **{(name, exported_program): EARLY for name in LAYERS if "Token" in name or "stop" in name},
+        **{(name, onnx): TORCHSCRIPT for name in LAYERS if "Token" in name or "stop" in name},
+        ("TokenGenerator, sampling", onnx): RANDOM,
+    },
 }[BACKEND]
 
 
