@@ -56,7 +56,7 @@ def scan(
     """
     if RUNS_EVERY_STEP_EAGERLY:
         if exporting() and until is not None:
-            raise RuntimeError(ENDS_EARLY)
+            refuse_torch_export()
         ys: list[Any] = []
         for t in range(length):
             if ys and until is not None and bool(until(carry)):
@@ -100,8 +100,7 @@ def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carr
     if RUNS_EVERY_STEP_EAGERLY:
         import torch
 
-        if exporting():
-            raise RuntimeError(ENDS_EARLY)
+        refuse_torch_export()
         with torch.no_grad():
             while limit > 0 and bool(condition(carry)):
                 carry, limit = body(carry), limit - 1
@@ -195,6 +194,12 @@ def exporting() -> bool:
             f"open or its first try failed. The file would be right for one example alone. {fix}."
         )
     return torch.compiler.is_exporting()
+
+
+def refuse_torch_export() -> None:
+    """Raises where a program with a loop that ends early is exported from torch."""
+    if exporting():
+        raise RuntimeError(ENDS_EARLY)
 
 
 def known_size(size: Any) -> int | None:

@@ -151,6 +151,7 @@ class TokenGenerator(keras.layers.Layer):
         inputs_mask: Any = None,
         memory_mask: Any = None,
     ) -> dict[str, Any]:
+        loop.refuse_torch_export()
         mask = self.decoder.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         self._check(inputs, initial_state, memory, covariates, mask)
         question = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
