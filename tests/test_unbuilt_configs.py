@@ -48,6 +48,7 @@ CASES = {
     "TokenGenerator of beams": lambda: ks.TokenGenerator(
         decoder(), end_token=1, max_steps=4, search=ks.BeamSearch(3, length_penalty=0.5), num_return_sequences=2
     ),
+    "KeepMask": lambda: ks.KeepMask(keras.layers.LSTM(3, return_sequences=True)),
     "MaskedTimeDistributed": lambda: ks.MaskedTimeDistributed(keras.layers.Dense(3), skip_masked=True),
     "RepeatToLength": lambda: ks.RepeatToLength(),
     "SequenceMask": lambda: ks.SequenceMask(),
@@ -55,6 +56,7 @@ CASES = {
     "EditDistance": lambda: ks.EditDistance(normalize=False, end_token=1),
     "SequenceAccuracy": lambda: ks.SequenceAccuracy(pad_token=0),
     "TeacherForcingSchedule": lambda: ks.TeacherForcingSchedule("linear", start=0.9, end=0.1, epochs=3),
+    "StopThreshold": lambda: ks.StopThreshold(0.7, feature=2),
     "Identity": lambda: ks.Identity(),
     "Greedy": lambda: ks.Greedy(),
     "Categorical": lambda: ks.Categorical(temperature=0.5, top_k=3, top_p=0.9),
@@ -83,7 +85,7 @@ WITH_DATA = {
     "LengthCurriculum": (lambda data: ks.LengthCurriculum(data, 3), [ks.LengthBucketing(DATA, **BUCKETING)]),
     "SequencePlot": (lambda x, y: ks.SequencePlot(x, y, freq=2), [DATA[0][None], DATA[0][None]]),
 }
-BASES = {"Processor", "Sampler"}
+BASES = {"Processor", "Sampler", "StopCondition"}
 
 
 def test_every_registered_class_is_here():

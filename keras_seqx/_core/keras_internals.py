@@ -29,16 +29,19 @@ def dropout_rnn_cell() -> type:
 
 
 def export_format() -> str | None:
-    """Returns "onnx" or "litert" while Keras traces a program for `model.export(format=...)`, and else None.
+    """Returns "onnx", "litert" or "saved_model" while Keras traces a program for `model.export`, and else None.
 
     Nothing public tells a layer the format of an export; the frames on the stack do. Checked on Keras 3.12.4, 3.15.1
     and 3.16.0.dev2026102704.
     """
+    archive = None
     for frame in _callers():
         package, _, name = frame.f_globals.get("__name__", "").rpartition(".")
         if package == "keras.src.export" and name in ("onnx", "litert"):
             return name
-    return None
+        if package.startswith("keras.src.export") or name == "saved_model_export_archive":
+            archive = "saved_model"
+    return archive
 
 
 def class_weight_of_fit() -> Any:

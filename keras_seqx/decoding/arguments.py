@@ -190,7 +190,7 @@ def check_width(owner: Any, output_layer: Any, output: Any, sampler: Any, width:
 
 def check_draws(owner: Any, argument: str, value: Any, noise: Any) -> Any:
     """Returns the random numbers of a loop, None for none; ONNX and LiteRT have none, nor a seed that moves on."""
-    if noise is not None and keras_internals.export_format() is not None:
+    if noise is not None and keras_internals.export_format() in ("onnx", "litert"):
         fix = "Export to a SavedModel, or export what takes the most likely"
         raise RuntimeError(
             _checks.message(owner, argument, "one that draws no numbers in an export to ONNX or LiteRT", value, fix)

@@ -152,10 +152,10 @@ class BeamSearch(Search):
         flat = ops.reshape(total, (-1, beams * vocabulary))
         if self.diversity_penalty:
             guided = ops.reshape(total - used[:, None, :], (-1, beams * vocabulary))
-            guide, index = ops.top_k(guided, wanted)
+            guide, index = loop.top_k(guided, wanted)
             score = ops.take_along_axis(flat, index, axis=1)
         else:
-            score, index = ops.top_k(flat, wanted)
+            score, index = loop.top_k(flat, wanted)
             guide = score
         index = ops.cast(index, "int32")
         parent = index // vocabulary + (self.beams + offset)
@@ -163,7 +163,7 @@ class BeamSearch(Search):
 
     def _going_on(self, found: Carry, ends: Any) -> Carry:
         """The best candidates (B, beams) that do not end."""
-        guide, best = ops.top_k(ops.where(ends, NEVER, found["guide"]), self.beams // self.num_groups)
+        guide, best = loop.top_k(ops.where(ends, NEVER, found["guide"]), self.beams // self.num_groups)
         scores = guide
         if self.diversity_penalty:
             scores = take(ops.where(ends, NEVER, found["score"]), best)
@@ -180,7 +180,7 @@ class BeamSearch(Search):
         """The best (B, beams) of the sequences finished before and of the candidates that are `ending`."""
         beams = self.beams // self.num_groups
         score = ops.where(ending, self._normalized(found["score"], length[:, None]), NEVER)
-        scores, best = ops.top_k(ops.concatenate([old["scores"], score], axis=1), beams)
+        scores, best = loop.top_k(ops.concatenate([old["scores"], score], axis=1), beams)
         best = ops.cast(best, "int32")
         new = best >= beams
         before, candidate = ops.minimum(best, beams - 1), ops.maximum(best - beams, 0)
@@ -250,7 +250,7 @@ class BeamSearch(Search):
 
     def finish(self, generation: Generation, carry: Carry) -> Carry:
         # The finished sequences stand first in the tables.
-        scores, best = ops.top_k(carry["finished"]["scores"], generation.returned or 1)
+        scores, best = loop.top_k(carry["finished"]["scores"], generation.returned or 1)
         found = {key: take(carry[key], best) for key in TABLES if key in carry}
         # What has no score was never found: fewer sequences exist than were asked for.
         lengths = ops.where(scores > NEVER, take(carry["finished"]["lengths"], best), 0)

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_seqx.decoding import loop
+
 
 def temperature(logits: Any, temperature: Any) -> Any:
     """Returns logits / temperature."""
@@ -22,7 +24,7 @@ def top_k(logits: Any, k: Any) -> Any:
     largest = logits.shape[-1]
     if isinstance(k, (int, np.ndarray)):
         largest = min(int(np.max(k)), largest)
-    values = ops.top_k(logits, largest)[0]
+    values = loop.top_k(logits, largest)[0]
     if isinstance(k, int):
         # Not the last of them: XLA would merge that slice into a full sort, a hundred times slower.
         smallest = ops.min(values, axis=-1, keepdims=True)

@@ -23,6 +23,12 @@ XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES = keras.backend.backend() != "tensorflow"
 # Where Keras' own loops run as `lax.scan`, in which a variable must not be assigned. `scan` carries them.
 SCANS_ASSIGN_NO_VARIABLE = keras.backend.backend() == "jax"
 
+
+ENDS_EARLY = (
+    "keras_seqx: a loop that ends when all rows have cannot be exported from torch, which runs it in Python. Load the "
+    "model on another backend, and export it there."
+)
+
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -53,10 +59,11 @@ def scan(
         The last carry, and the outputs stacked to (B, T, ...), with any finite values at steps that were not run.
     """
     if RUNS_EVERY_STEP_EAGERLY:
-        every = exporting()
+        if exporting() and until is not None:
+            refuse_torch_export()
         ys: list[Any] = []
         for t in range(length):
-            if ys and until is not None and not every and bool(until(carry)):
+            if ys and until is not None and bool(until(carry)):
                 ys += [ys[-1]] * (length - t)
                 break
             carry, y = step(carry, tree.map_structure(lambda x, t=t: x[:, t], xs))
@@ -91,15 +98,15 @@ def cond(predicate: Any, true_fn: Callable, false_fn: Callable, *, variables: Se
 def while_loop(condition: Callable[[Any], Any], body: Callable[[Any], Any], carry: Any, limit: Any) -> Any:
     """Runs `carry = body(carry)` while `condition(carry)`, a boolean scalar, holds; at most `limit` times.
 
-    It stops early, but in an export from torch. Its result is a constant to a gradient, and `body` must assign no
+    It stops early. Its result is a constant to a gradient, and `body` must assign no
     variable. The carry keeps structure, shapes and dtypes.
     """
     if RUNS_EVERY_STEP_EAGERLY:
         import torch
 
-        every = exporting()
+        refuse_torch_export()
         with torch.no_grad():
-            while limit > 0 and (every or bool(condition(carry))):
+            while limit > 0 and bool(condition(carry)):
                 carry, limit = body(carry), limit - 1
         return carry
     if keras.backend.backend() == "jax":
@@ -138,6 +145,18 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
         condition = tf.math.is_nan(tf.where(condition, math.nan, 0.0))
     return ops.where(condition, x, y)
+
+
+def top_k(x: Any, k: int) -> tuple[Any, Any]:
+    """Returns `ops.top_k(x, k)`."""
+    if keras.backend.backend() == "jax" and keras_internals.export_format() is not None:
+        import jax
+
+        # JAX writes `top_k` in a way that TensorFlow's runtime does not know yet (JAX 0.10, TensorFlow 2.21).
+        index = jax.lax.broadcasted_iota("int32", x.shape, len(x.shape) - 1)
+        smallest, index = jax.lax.sort((-x, index), num_keys=1)
+        return -smallest[..., :k], index[..., :k]
+    return ops.top_k(x, k)
 
 
 def compiled(function: Callable, layer: keras.layers.Layer) -> Callable:
@@ -194,6 +213,12 @@ def exporting() -> bool:
             f"open or its first try failed. The file would be right for one example alone. {fix}."
         )
     return torch.compiler.is_exporting()
+
+
+def refuse_torch_export() -> None:
+    """Raises where a program with a loop that ends early is exported from torch."""
+    if exporting():
+        raise RuntimeError(ENDS_EARLY)
 
 
 def known_size(size: Any) -> int | None:

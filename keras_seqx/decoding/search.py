@@ -117,7 +117,7 @@ class RowByRow(Search):
         shaped = {key: ops.reshape(value, (-1, self.beams, *ops.shape(value)[1:])) for key, value in answer.items()}
         if generation.returned is None:
             return shaped
-        _, best = ops.top_k(shaped["scores"], generation.returned)
+        _, best = loop.top_k(shaped["scores"], generation.returned)
         return {key: take(value, best) for key, value in shaped.items()}
 
 

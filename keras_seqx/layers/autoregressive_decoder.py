@@ -94,7 +94,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
     Export:
         `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX on TensorFlow; on torch, with an
         `input_signature` of fixed shapes, ONNX and ExportedProgram files. To LiteRT a loop over time raises an error,
-        and so does a random sampler to ONNX. From JAX, inputs before more `steps` must have a fixed length.
+        and so do a random sampler to ONNX, and `stop` from torch. From JAX, inputs before more `steps` must have a
+        fixed length.
 
     Randomness:
         Teacher forcing draws a number for each row and step before the loop, and so does a sampler that is random. A
@@ -324,6 +325,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
         if steps is not None and given is None and inputs.shape[1:2] != (None,):
+            loop.exporting()  # which refuses TorchScript, where a size is a tensor
             what = "of a known length where `steps` are given, in an export from JAX"
             fix = "Export with an `input_signature` of that length, or leave `steps` out"
             raise ValueError(_checks.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))

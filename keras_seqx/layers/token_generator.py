@@ -78,9 +78,8 @@ class TokenGenerator(keras.layers.Layer):
         What it returns is a constant to a gradient. For the gradient of a score, read the tokens by the decoder.
 
     Export:
-        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow; on torch,
-        with an `input_signature` of fixed shapes, ONNX and ExportedProgram files. `Sampling` to ONNX or LiteRT raises
-        an error.
+        `model.export` writes a SavedModel on TensorFlow and JAX, and ONNX and LiteRT files on TensorFlow.
+        `Sampling` to ONNX or LiteRT raises an error, and so does every export from torch.
 
     Randomness:
         `Sampling` draws one number for each sequence and token, before the loop.
@@ -155,6 +154,7 @@ class TokenGenerator(keras.layers.Layer):
         inputs_mask: Any = None,
         memory_mask: Any = None,
     ) -> dict[str, Any]:
+        loop.refuse_torch_export()
         mask = self.decoder.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         self._check(inputs, initial_state, memory, covariates, mask)
         question = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)

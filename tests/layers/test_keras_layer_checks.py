@@ -13,6 +13,7 @@ import keras_seqx
 from keras_seqx import (
     AttentionCell,
     AutoregressiveDecoder,
+    KeepMask,
     MaskedTimeDistributed,
     RepeatToLength,
     SequenceMask,
@@ -102,6 +103,16 @@ CASES = {
         {"expected_output_shape": ((B, 7, D), (B, D), (B, D)), "supports_masking": True},
     ),
     "AutoregressiveDecoder of tokens": (token_decoder, IDS, {"expected_output_shape": (B, T, VOCABULARY)}),
+    "KeepMask": (
+        lambda **layer: KeepMask(keras.layers.GRU(5, return_sequences=True, **layer), **layer),
+        {"input_data": X},
+        {"expected_output_shape": (B, T, 5), "supports_masking": True, "expected_num_trainable_weights": 3},
+    ),
+    "KeepMask of sequences and states": (
+        lambda **layer: KeepMask(keras.layers.LSTM(5, return_sequences=True, return_state=True, **layer), **layer),
+        {"input_data": X},
+        {"expected_output_shape": ((B, T, 5), (B, 5), (B, 5)), "supports_masking": True},
+    ),
     "MaskedTimeDistributed": (
         lambda **layer: MaskedTimeDistributed(Dense(5, **layer), **layer),
         {"input_data": X},
