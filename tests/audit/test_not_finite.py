@@ -70,7 +70,7 @@ def test_padding_that_makes_nan_of_finite_values_is_a_leak():
     def call(h):
         return h / ops.cast(ops.shape(h)[1] <= 5, h.dtype)  # 0 where there is padding
 
-    audit = audited(layers.Lambda(call, name="offender"), mean())
+    audit = audited(layers.Lambda(call, output_shape=lambda shape: shape, name="offender"), mean())
     assert audit.leaks == ["offender"], str(audit)
 
 
