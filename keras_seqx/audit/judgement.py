@@ -99,7 +99,7 @@ class Judgement:
         finding = Finding(call.name, call.layer, any(mask is not None for mask in call.masks), blame=blame)
         finding.mask_out = any(mask is not None for mask in call.kept)
         finding.change = max([match.change for match in call.left if match is not None], default=0.0)
-        moved = any(match.moved for match in call.left if match is not None)
+        moved = any(match.moved and not match.unseen for match in call.left if match is not None)
         statistics, unseen = self._statistics_move(number, restored=False)
         kept = finding.mask_out
         is_layer = isinstance(call.layer, keras.Layer)

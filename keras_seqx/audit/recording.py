@@ -41,7 +41,7 @@ class Call:
         arrived: what became of each by padding, None where it has no counterpart.
         amiss: the masks that should have come with padded ones, by their place, where none came or a wrong one; None
             if it is not axis 1 that is padded.
-        outputs: the tensors that were computed.
+        outputs: the values that were computed.
         left: what became of each of them.
         returned: the tensors that the model went on with.
         kept: the mask that each of them carried, or None.
@@ -143,7 +143,8 @@ class Recording:
         self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
         record.strips = bool(bare)
         leaves = tree.flatten(outputs)
-        record.outputs = [leaf for leaf in leaves if ops.is_tensor(leaf)]
+        # Copied, because on torch a later layer may change them in place.
+        record.outputs = [ops.convert_to_numpy(leaf).copy() for leaf in leaves if ops.is_tensor(leaf)]
         leaves, record.returned, record.left = self._align("outputs", leaves)
         self._maker.update((id(tensor), len(self.calls)) for tensor in record.returned)
         self.calls.append(record)
