@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_seqx import _checks
+from keras_seqx._core import keras_internals
 from keras_seqx.decoding import attention, heads, options
 from keras_seqx.decoding import attention_arguments as arguments
 
@@ -248,6 +249,7 @@ class TransformerDecoderCell(keras.layers.Layer):
             return _affine(heads.merge(context), self._cross_output)
 
         def feedforward(x):
+            self._check_export()
             return _affine(self.activation(_affine(x, self._intermediate)), self._output)
 
         x = self._add(x, self_attention, self._self_norm, training)
@@ -282,6 +284,14 @@ class TransformerDecoderCell(keras.layers.Layer):
         if memory is not None and not self.cross_attention:
             fix = "Make the cell with `cross_attention=True`, or leave it out"
             raise ValueError(_checks.message(self, "memory", "None without `cross_attention`", memory, fix))
+
+    def _check_export(self) -> None:
+        """Raises where a file would not load: TensorFlow's "gelu" has no ONNX operation."""
+        gelu = keras.backend.backend() == "tensorflow" and self.activation is keras.activations.gelu
+        if gelu and keras_internals.export_format() == "onnx":
+            fix = 'Train it with "relu" or "silu", or export to a SavedModel'
+            what = 'another than "gelu" in an export to ONNX from TensorFlow'
+            raise RuntimeError(_checks.message(self, "activation", what, "gelu", fix))
 
     def get_config(self) -> dict[str, Any]:
         return {
