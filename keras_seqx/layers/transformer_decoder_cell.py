@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_seqx import _checks
 from keras_seqx._core import keras_internals
-from keras_seqx.decoding import attention, heads, options
+from keras_seqx.decoding import attention, heads, loop, options
 from keras_seqx.decoding import attention_arguments as arguments
 
 
@@ -257,7 +257,7 @@ class TransformerDecoderCell(keras.layers.Layer):
             x = self._add(x, cross_attention, self._cross_norm, training)
         x = self._add(x, feedforward, self._feedforward_norm, training)
         # Rather no number than a wrong one.
-        x = ops.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
+        x = loop.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
         return x, [keys, values, ops.cast(position + ops.shape(x)[1], read.dtype)], alignments
 
     def _add(self, x: Any, sublayer: Any, norm: tuple[Any, Any], training: Any) -> Any:
