@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_seqx import _checks
-from keras_seqx.decoding import attention, heads, options
+from keras_seqx._core import keras_internals
+from keras_seqx.decoding import attention, heads, loop, options
 from keras_seqx.decoding import attention_arguments as arguments
 from keras_seqx.decoding.random_cell import RandomCell
 
@@ -256,6 +257,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
             return _affine(heads.merge(context), self._cross_output)
 
         def feedforward(x):
+            self._check_export()
             return _affine(self.activation(_affine(x, self._intermediate)), self._output)
 
         sublayers = [(self_attention, self._self_norm), (feedforward, self._feedforward_norm)]
@@ -264,7 +266,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         for place, (sublayer, norm) in enumerate(sublayers):
             x = self._add(x, sublayer, norm, training, place, position)
         # Rather no number than a wrong one.
-        x = ops.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
+        x = loop.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
         keys, values = (ops.reshape(cache, (-1, self.max_length * self.units)) for cache in (keys, values))
         return x, [x[:, -1], keys, values, ops.cast(position + ops.shape(x)[1], read.dtype)], alignments
 
@@ -292,6 +294,14 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         if memory is not None and not self.cross_attention:
             fix = "Make the cell with `cross_attention=True`, or leave it out"
             raise ValueError(_checks.message(self, "memory", "None without `cross_attention`", memory, fix))
+
+    def _check_export(self) -> None:
+        """Raises where a file would not load: TensorFlow's "gelu" has no ONNX operation."""
+        gelu = keras.backend.backend() == "tensorflow" and self.activation is keras.activations.gelu
+        if gelu and keras_internals.export_format() == "onnx":
+            fix = 'Train it with "relu" or "silu", or export to a SavedModel'
+            what = 'another than "gelu" in an export to ONNX from TensorFlow'
+            raise RuntimeError(_checks.message(self, "activation", what, "gelu", fix))
 
     def get_config(self) -> dict[str, Any]:
         return {

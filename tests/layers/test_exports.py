@@ -100,10 +100,10 @@ def attending(length):
     return [start, memory], outputs, [FRAMES[:, :1], FRAMES]
 
 
-def transformer_cell(length):
-    start = keras.Input((1, D), name="start")
-    cell = TransformerDecoderCell(4, 2, max_length=7)
-    return [start], AutoregressiveDecoder(cell, keras.layers.Dense(D), steps=6)(start), [FRAMES[:, :1]]
+def transformer_cell(length, activation="relu"):
+    start = keras.Input((1, 4), name="start")
+    cell = TransformerDecoderCell(4, 2, max_length=7, activation=activation)
+    return [start], AutoregressiveDecoder(cell, keras.layers.Dense(4), steps=6)(start), [normal(6, B, 1, 4)]
 
 
 PROCESSORS = [MinLength(2, END), RepetitionPenalty(1.3)]
@@ -118,6 +118,7 @@ LAYERS = {
     "AutoregressiveDecoder, stop": stopping,
     "AttentionCell": attending,
     "TransformerDecoderCell": transformer_cell,
+    "TransformerDecoderCell, gelu": lambda length: transformer_cell(length, "gelu"),
     "TokenGenerator, greedy": lambda length: generator("greedy", length, processors=PROCESSORS),
     "TokenGenerator, sampling": lambda length: generator(Sampling(top_k=3), length),
     "TokenGenerator, beams": lambda length: generator(BeamSearch(3), length, processors=PROCESSORS, force_end=True),
@@ -174,6 +175,7 @@ RANDOM = (RuntimeError, "TokenGenerator: `search` must be one that draws no numb
 EARLY = (RuntimeError, "a loop that ends when all rows have cannot be exported from torch")
 # Keras tries TorchScript where its first way failed.
 TORCHSCRIPT = (RuntimeError, "a loop over time cannot be traced by TorchScript")
+GELU = (RuntimeError, 'TransformerDecoderCell: `activation` must be another than "gelu"')
 LISTS = (RuntimeError, "keras_seqx: a loop over time cannot be exported to LiteRT")
 LOOPS = [
     "AutoregressiveDecoder, masked",
@@ -182,12 +184,14 @@ LOOPS = [
     "AutoregressiveDecoder, stop",
     "AttentionCell",
     "TransformerDecoderCell",
+    "TransformerDecoderCell, gelu",
 ]
 LENGTH = (ValueError, "AutoregressiveDecoder: `inputs` must be of a known length")
 REFUSED = {
     "tensorflow": {
         ("TokenGenerator, sampling", onnx): RANDOM,
         ("TokenGenerator, sampling", litert): RANDOM,
+        ("TransformerDecoderCell, gelu", onnx): GELU,
         **{(name, litert): LISTS for name in LOOPS},
     },
     "jax": {("AutoregressiveDecoder, prompt", saved_model): LENGTH},
@@ -238,7 +242,7 @@ def test_another_runtime_answers_as_keras_does(name, write, tmp_path):
         check_scores(model.layers[-1].decoder, *found)
         return
     for received, value in zip(found, tree.flatten(expected), strict=True):
-        np.testing.assert_allclose(received, value, atol=1e-5)
+        np.testing.assert_allclose(received, value, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="TorchScript is torch's")
