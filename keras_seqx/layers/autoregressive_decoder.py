@@ -324,7 +324,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
         given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
-        if steps is not None and given is None and inputs.shape[1:2] != (None,):
+        if steps is not None and given is None and len(inputs.shape) > 1 and inputs.shape[1] is not None:
             loop.exporting()  # which refuses TorchScript, where a size is a tensor
             what = "of a known length where `steps` are given, in an export from JAX"
             fix = "Export with an `input_signature` of that length, or leave `steps` out"
