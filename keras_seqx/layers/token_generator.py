@@ -238,7 +238,8 @@ class TokenGenerator(keras.layers.Layer):
         return {
             **super().get_config(),
             **sharing.serialize({name: getattr(self, name) for name in PARTS}),
-            "end_token": self.end_token,
+            # A plain list: Keras makes the attribute one that refers to the layer.
+            "end_token": list(self.end_token) if isinstance(self.end_token, list) else self.end_token,
             "max_steps": self.max_steps,
             "pad_token": self.pad_token,
             "force_end": self.force_end,

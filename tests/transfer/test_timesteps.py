@@ -487,3 +487,14 @@ def test_precision(policy):
     ]
     assert [v.dtype for v in new.weights] == [v.dtype for v in model.weights]
     assert new.dtype_policy.name == policy
+
+
+def test_a_cell_in_two_layers_stays_one():
+    cell, x = layers.LSTMCell(4), keras.Input((10, 3))
+    model = keras.Model(x, layers.RNN(cell, name="a")(x) + layers.RNN(cell, name="b")(x))
+    longer = change_timesteps(model, 12)
+    assert longer.get_layer("a").cell is longer.get_layer("b").cell
+    assert len(longer.weights) == len(model.weights)
+    data = np.random.default_rng(0).normal(size=(2, 10, 3)).astype("float32")
+    shorter = change_timesteps(longer, 10)
+    np.testing.assert_allclose(shorter.predict_on_batch(data), model.predict_on_batch(data), atol=1e-6)

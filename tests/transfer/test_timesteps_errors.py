@@ -84,11 +84,6 @@ def called(model):
     return model
 
 
-def shared_cell():
-    cell, x = layers.LSTMCell(4, name="both"), keras.Input((T, D))
-    return keras.Model(x, layers.RNN(cell, name="a")(x) + layers.RNN(cell, name="b")(x))
-
-
 def silent():
     x = keras.Input((T, D))
     model = Silent(x, layers.GRU(2)(x))
@@ -332,13 +327,6 @@ REFUSED = {
         "timesteps",
         "Secret '.*' has no config",
         "Implement `get_config`",
-    ),
-    "shared cell": (
-        shared_cell,
-        {"timesteps": 12},
-        "model",
-        "LSTMCell 'both' is part of RNN 'a' and of RNN 'b'",
-        "in the model itself",
     ),
     "own compile": (silent, {"timesteps": 12}, "model", "", "get_compile_config"),
     "not built": (lambda: keras.Sequential([layers.GRU(2)]), {"timesteps": 12}, "model", "", "Call it"),
