@@ -33,6 +33,8 @@ HEADS = {
     losses.Hinge: ("sigmoid", one_hot),
     losses.SquaredHinge: ("sigmoid", one_hot),
 }
+if hasattr(losses, "SparseCategoricalFocalCrossentropy"):  # from Keras 3.16 on
+    HEADS[losses.SparseCategoricalFocalCrossentropy] = HEADS[losses.SparseCategoricalCrossentropy]
 POSITIVE = ("softplus", lambda ids: one_hot(ids) + 0.5)
 # They reduce over time themselves, or compare the rows of a batch, and take no mask.
 WITHOUT_MASK = {losses.CTC, losses.Circle, losses.Dice, losses.Tversky}
