@@ -86,3 +86,13 @@ def test_bad_input(inputs, words):
         RepeatToLength()(inputs())
     assert words in str(caught.value)
     assert "Received: " in str(caught.value)
+
+
+def test_an_autoencoder_trains():
+    x = keras.Input((None, 2))
+    repeated = RepeatToLength()([layers.Dense(4)(layers.GlobalAveragePooling1D()(x)), x])
+    model = keras.Model(x, layers.Dense(2)(repeated))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    frames = np.broadcast_to(normal(0, 4, 1, 2), (4, 3, 2)).copy()
+    losses = model.fit(frames, frames, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 2
