@@ -39,6 +39,11 @@ def host_values(x: Any) -> np.ndarray | None:
 
         if not isinstance(x, torch.Tensor) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return None
+    return known(x)
+
+
+def known(x: Any) -> np.ndarray | None:
+    """Returns the values of a tensor, or None while they are not known, in a program being traced."""
     try:
         return ops.convert_to_numpy(x)
     except Exception:  # each backend has its own error for a tensor without values

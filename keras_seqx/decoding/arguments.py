@@ -7,8 +7,8 @@ import keras
 from keras import tree
 
 from keras_seqx import _checks
-from keras_seqx._core import keras_internals
-from keras_seqx.decoding import loop, samplers
+from keras_seqx._core import keras_internals, tensors
+from keras_seqx.decoding import samplers
 
 INPUTS_FIX = "Pass one start frame, a prompt, or the whole shifted target"
 IDS_FIX = "Pass one start token, a prompt, or the whole shifted target, as integers below the embedding's `input_dim`"
@@ -97,8 +97,8 @@ def check_ids(owner: Any, inputs: Any) -> None:
 def check_vocabulary(owner: Any, inputs: Any, mask: Any, embedding: Any) -> None:
     """Checks ids whose values are known, at unmasked steps, against an embedding that tells its `input_dim`."""
     size = getattr(embedding, "input_dim", None)
-    ids = None if size is None else loop.known(inputs)
-    read = None if mask is None else loop.known(mask)
+    ids = None if size is None else tensors.known(inputs)
+    read = None if mask is None else tensors.known(mask)
     if ids is not None and (mask is None or read is not None):
         wrong = ids[((ids < 0) | (ids >= size)) & (True if read is None else read.astype(bool))]
         if wrong.size:

@@ -226,14 +226,6 @@ def known_size(size: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def known(tensor: Any) -> Any:
-    """Returns the values of a tensor as an array, or None while they are not known, in a program being traced."""
-    try:
-        return ops.convert_to_numpy(tensor)
-    except Exception:  # each backend has its own
-        return None
-
-
 def eagerly(function: Callable[[], Any]) -> Any:
     """Returns `function()`, computed at once even while a program around it is traced."""
     if keras.backend.backend() == "tensorflow":

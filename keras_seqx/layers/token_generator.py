@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import _checks
-from keras_seqx._core import sharing
+from keras_seqx._core import sharing, tensors
 from keras_seqx.decoding import arguments, generator_checks, loop, options
 from keras_seqx.decoding.beam_search import BeamSearch
 from keras_seqx.decoding.generation import Generation, repeat
@@ -258,7 +258,7 @@ class TokenGenerator(keras.layers.Layer):
         parts.check(self, inputs, initial_state, memory, covariates, steps, mask)
         read = None if given is None else given - 1
         arguments.check_max_length(self, "max_steps", self.max_steps, read, parts.cells.max_length)
-        known = None if mask is None else loop.known(mask)
+        known = None if mask is None else tensors.known(mask)
         if known is not None and np.any(known[:, 1:] > known[:, :-1]):
             fix = "Pad prompts on the right"
             what = "true at the first tokens of a row and false behind them"
