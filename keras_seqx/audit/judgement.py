@@ -9,7 +9,7 @@ from keras import ops, tree
 from keras_seqx.audit.alignment import Reference, compare
 from keras_seqx.audit.recording import Call, Recording, with_mask
 from keras_seqx.audit.remedies import VERDICTS
-from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, UNSEEN
+from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, RANDOM, UNSEEN
 
 
 @dataclasses.dataclass
@@ -37,13 +37,22 @@ class Judgement:
         trial: the run with the most padding.
         short: the run with less of it; None if no layer keeps statistics.
         mixed: the run in which only one row stayed what it was; None for a batch of one.
+        repeated: `trial` once more, in which only what is random differs; None where nothing moved.
     """
 
-    def __init__(self, reference: Reference, trial: Recording, short: Recording | None, mixed: Recording | None):
+    def __init__(
+        self,
+        reference: Reference,
+        trial: Recording,
+        short: Recording | None,
+        mixed: Recording | None,
+        repeated: Recording | None,
+    ):
         self._reference = reference
-        self._trial, self._short, self._mixed = trial, short, mixed
+        self._trial, self._short, self._mixed, self._repeated = trial, short, mixed, repeated
         self._made: list[Finding] = []
         self.findings: list[Finding] = []
+        self.random_statistics: list[str] = []
         for number, call in enumerate(trial.calls):
             if number not in reference.calls:
                 self._made.append(Finding(call.name, call.layer))
@@ -71,13 +80,15 @@ class Judgement:
         """Returns the finding on the operations that a model's own `call` applies before this call."""
         own = [match for match, source in zip(call.arrived, call.sources, strict=True) if match and source == -1]
         moved = [match.change for match in own if match.moved]
+        again = self._repeated.again(number) if self._repeated else [None] * len(call.sources)
+        random = any(match and match.moved for match, source in zip(again, call.sources, strict=True) if source == -1)
         unseen = any(match.unseen for match in own) and number > 0 and self._made[-1].verdict not in UNSEEN
         lost = number > 0 and any(call.sources[n] == -1 for n in call.amiss)
         last = self._trial.calls[number - 1]
         loses = lost and any(mask is not None for mask in last.kept)
         if not moved and not loses and not unseen:
             return None
-        verdict = "leak" if moved else NOT_FINITE if unseen else "mask ends"
+        verdict = RANDOM if random else "leak" if moved else NOT_FINITE if unseen else "mask ends"
         change = max(moved, default=0.0)
         return Finding(f"{call.owner.name}.call", call.owner, loses, False, change, verdict, loses=loses)
 
@@ -117,7 +128,9 @@ class Judgement:
         padded = any(match.padded for match in call.left if match is not None)
         finding.loses = padded and not kept and (finding.mask_in or (bool(blame) and bool(_right_masks(call))))
         finding.loses |= call.strips
-        if self._mixes(number):
+        if _moves(number, self._repeated):
+            verdict = RANDOM
+        elif _moves(number, self._mixed):
             verdict = "mixes rows"
         elif verdict == "ok":
             if unseen or any(match.unseen for match in call.left if match is not None):
@@ -133,10 +146,6 @@ class Judgement:
         finding.verdict = verdict
         return finding
 
-    def _mixes(self, number: int) -> bool:
-        left = self._mixed.calls[number].left if self._mixed else []
-        return any(match.moved for match in left if match is not None)
-
     def _statistics_move(self, number: int, restored: bool) -> tuple[bool, bool]:
         """Returns whether more padding changes what a training pass leaves in the layer's statistics.
 
@@ -147,22 +156,38 @@ class Judgement:
         if not weights or self._short is None:
             return False, False
         before = [ops.convert_to_numpy(weight).copy() for weight in weights]
-        after = []
-        for run in (self._short, self._trial):
+
+        def train(run: Recording) -> list:
             try:
                 _again(run.calls[number], restored, training=True)
-                after.append([ops.convert_to_numpy(weight).copy() for weight in weights])
+                return [ops.convert_to_numpy(weight).copy() for weight in weights]
             finally:
                 for weight, value in zip(weights, before, strict=True):
                     weight.assign(value)
-        moved = unseen = False
-        for old, short, long in zip(before, *after, strict=True):
-            if old.size and old.dtype.kind == "f":
-                difference, _, finite, _ = compare(long, short)
-                _, step, _, _ = compare(short, short - old)
-                moved |= difference > 1e-3 * step + 1e-6 * compare(old, old)[1]
-                unseen |= not finite
+
+        short = train(self._short)
+        moved, unseen = _statistics_differ(before, short, train(self._trial))
+        if moved and _statistics_differ(before, short, train(self._short))[0]:  # by what dropout drew
+            self.random_statistics.append(self._trial.calls[number].name)
+            return False, False
         return moved, unseen and not moved
+
+
+def _moves(number: int, run: Recording | None) -> bool:
+    """Returns whether the outputs of a call in another run are other than its reference's."""
+    left = run.calls[number].left if run else []
+    return any(match.moved for match in left if match is not None)
+
+
+def _statistics_differ(before: list, a: list, b: list) -> tuple[bool, bool]:
+    """Returns whether two training passes leave other statistics, and whether any of them has no finite value."""
+    differ = unseen = False
+    for old, x, y in zip(before, a, b, strict=True):
+        if old.size and old.dtype.kind == "f":
+            difference, _, finite, _ = compare(y, x)
+            differ |= difference > 1e-3 * compare(x, x - old)[1] + 1e-6 * compare(old, old)[1]
+            unseen |= not finite
+    return differ, unseen
 
 
 def _right_masks(call: Call) -> dict[int, Any]:

@@ -162,19 +162,26 @@ def _audit(
     if long or any(getattr(call.layer, "non_trainable_weights", []) for call in trial.calls[:-1]):
         short = Recording(model, batch.unpadded(trial.x), reference)
         measured = measure(model, short, targets) if long else []
-    mixed = None
-    if batch.size > 1 and any(match and match.moved for call in trial.calls for match in call.left):
-        # Only then, because the rows had other company in the reference already.
-        row = batch.size // 2
-        x = tree.map_structure(lambda leaf: leaf if leaf is None else leaf[[row] * batch.size], trial.x)
-        mixed = Recording(model, x, Reference(batch.size, [([row], trial, [row])], calls))
-    judgement = Judgement(reference, trial, short, mixed)
+    mixed = repeated = None
+    if any(match and match.moved for call in trial.calls for match in (*call.arrived, *call.left)):
+        every = list(range(batch.size))
+        repeated = Recording(model, trial.x, Reference(batch.size, [(every, trial, every)], calls))
+        if batch.size > 1:
+            # Only then, because the rows had other company in the reference already.
+            row = batch.size // 2
+            x = tree.map_structure(lambda leaf: leaf if leaf is None else leaf[[row] * batch.size], trial.x)
+            mixed = Recording(model, x, Reference(batch.size, [([row], trial, [row])], calls))
+    judgement = Judgement(reference, trial, short, mixed, repeated)
     rows = [_row(finding) for finding in judgement.findings]
     if long:
         masked = any(mask is not None for mask in trial.calls[-1].masks)
         seen = not any(match.unseen for match in trial.calls[-1].arrived if match is not None)
         rows += loss_rows(measured, long, masked, bool(judgement.outputs_blame), seen)
-    return MaskingAudit(tuple(rows), tuple(_notes(model, batch, sources, trial, bool(long), why))), fills
+    notes = [
+        f"the statistics of {name} are random in training, so they were not compared"
+        for name in judgement.random_statistics
+    ]
+    return MaskingAudit(tuple(rows), (*notes, *_notes(model, batch, sources, trial, bool(long), why))), fills
 
 
 def _notes(

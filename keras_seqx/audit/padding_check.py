@@ -62,18 +62,20 @@ def _check(model: keras.Model, probe: Probe, losses: bool) -> str:
             padded = steps + PADDING
         short, long = (probe.batch(np.array([row]), steps[None], size) for size in (steps, padded))
         try:
-            moved = _moved(model, short, long, losses)
+            moved = _difference(*_run(model, (short, long), losses))
         except Exception:
             if last == 0 or (padded == steps).all():
                 raise
             continue
-        return _describe(model, probe, steps, moved, losses) if moved else ""
+        if not moved:
+            return ""
+        random = bool(_difference(*_run(model, (short, short), losses, same_draws=False)))
+        return _describe(model, probe, steps, moved, losses, random)
     return ""
 
 
-def _moved(model: keras.Model, short: ProbeBatch, long: ProbeBatch, losses: bool) -> str:
-    """Returns what padding changes, empty if nothing."""
-    outputs, measured = _run(model, (short, long), losses)
+def _difference(outputs: list, measured: list) -> str:
+    """Returns what differs between two runs, empty if nothing."""
     compared, noise = False, 0.0
     for a, b in zip(*map(tree.flatten, outputs), strict=True):
         limit = MOVED.get(keras.backend.standardize_dtype(a.dtype), 1e-3)
@@ -95,8 +97,11 @@ def _moved(model: keras.Model, short: ProbeBatch, long: ProbeBatch, losses: bool
     return ""
 
 
-def _run(model: keras.Model, batches: tuple, losses: bool) -> tuple[list, list]:
-    """Returns a model's outputs for each batch, and if `losses` is true, its loss and metrics; it stays as it is."""
+def _run(model: keras.Model, batches: tuple, losses: bool, same_draws: bool = True) -> tuple[list, list]:
+    """Returns a model's outputs for each batch, and if `losses` is true, its loss and metrics; it stays as it is.
+
+    With `same_draws` its layers draw the same random numbers for each batch, as far as shapes allow.
+    """
     if not model.built or (losses and keras.backend.backend() == "tensorflow"):
         # On TensorFlow, Keras builds model, loss and metrics in the first step. A stateless scope must find them built.
         with any_length(model), untouched(model):
@@ -108,11 +113,13 @@ def _run(model: keras.Model, batches: tuple, losses: bool) -> tuple[list, list]:
 
     def compute(values: list) -> tuple[list, list]:
         outputs, measured = [], []
-        with keras.StatelessScope(list(zip(variables, values, strict=True))):
-            for batch in batches:
+        for batch in batches:
+            with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
                 x = _tensors(batch.x)
                 outputs.append(model(x, training=False))
                 measured.append(_measure(model, x, batch, outputs[-1]) if losses else {})
+            if not same_draws:
+                values = [scope.get_current_value(variable) for variable in variables]
         return outputs, measured
 
     backend = keras.backend.backend()
@@ -151,14 +158,16 @@ def _tensors(part: Any) -> Any:
     return None if part is None else tree.map_structure(ops.convert_to_tensor, part)
 
 
-def _describe(model: keras.Model, probe: Probe, steps: np.ndarray, moved: str, losses: bool) -> str:
-    """Returns the warning: what changes, who is at fault, and the remedy."""
+def _describe(model: keras.Model, probe: Probe, steps: np.ndarray, moved: str, losses: bool, random: bool) -> str:
+    """Returns the warning: what changes, who is at fault, and the remedy. Of a random model, none if nobody is."""
     rows = np.argsort(-probe.lengths.sum(axis=1), kind="stable")[:2]
     lengths = np.maximum(np.minimum(probe.lengths[rows], steps) - np.arange(len(rows))[:, None], 1)
     text = f"padding changes the {moved} of {model.name!r}. "
     try:
         audit = audit_batch(model, probe.batch(rows, lengths, lengths.max(axis=0)), PADDING)
         found = [row for row in audit.rows if row.remedy and (losses or row.kind not in ("loss", "metric"))]
+        if random and not found:  # other draws, and no padding, made the difference
+            return ""
         text += f"{found[0].layer}: {found[0].remedy}. " if found else ""
     except Exception as error:
         text += f"The layer at fault could not be found ({type(error).__name__}: {error}). "

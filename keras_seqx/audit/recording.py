@@ -38,6 +38,7 @@ class Call:
         sources: for each of them the number of the call it came from; None for an input of the model and for a mask,
             and -1 where no call gave it, so that operations in the owner's `call` made it.
         masks: the mask that each of them carried, or None.
+        came: their values as they came, before they got the reference's.
         arrived: what became of each by padding, None where it has no counterpart.
         amiss: the masks that should have come with padded ones, by their place, where none came or a wrong one; None
             if it is not axis 1 that is padded.
@@ -55,6 +56,7 @@ class Call:
     inputs: list
     sources: list
     masks: list
+    came: list
     arrived: list[Match | None]
     amiss: dict[int, Any] = dataclasses.field(default_factory=dict)
     outputs: list = dataclasses.field(default_factory=list)
@@ -160,8 +162,9 @@ class Recording:
             for path, leaf in zip(paths, flat, strict=True)
             if ops.is_tensor(leaf)
         ]
+        came = [ops.convert_to_numpy(tensor).copy() for tensor in tensors]
         leaves, inputs, arrived = self._align("inputs", list(flat))
-        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], arrived)
+        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], came, arrived)
         if any(arrived) and self._reference is not None:
             wrong = self._reference.wrong(len(self.calls), "masks", call.masks, tensors)
             call.amiss = {
@@ -170,6 +173,11 @@ class Recording:
                 if match is not None and match.padded and (mask is None or wrong[n])
             }
         return call, leaves
+
+    def again(self, number: int) -> list[Match | None]:
+        """Returns how what came to a call matches what came to it in the reference."""
+        assert self._reference is not None
+        return self._reference.match(number, "came", self.calls[number].came)
 
     def _source(self, tensor: Any) -> int | None:
         if id(tensor) in self._maker:

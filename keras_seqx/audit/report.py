@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 
-NOT_FINITE, NOT_COMPARED = UNSEEN = ("not finite", "not compared")
+NOT_FINITE, NOT_COMPARED, RANDOM = UNSEEN = ("not finite", "not compared", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class AuditRow:
             rows", "statistics leak" (as in training BatchNormalization) and "not finite" (of finite inputs it makes
             outputs, statistics or a loss that hold no finite value to compare). Not at fault are "misled" (it would be
             right with the mask that another one lost), "mask ends" (nobody needed it), "not seen" (its outputs do not
-            come row by row) and "not compared" (no finite value came in); `raise_on_leak` does not pass the last.
+            come row by row), "not compared" (no finite value came in) and "random" (two calls with the same inputs
+            differ); `raise_on_leak` does not pass the last two.
         remedy: how it is mended, empty if it is not at fault.
     """
 
@@ -54,8 +55,8 @@ class MaskingAudit:
 
     @property
     def not_compared(self) -> list[str]:
-        """The names of those that have no finite value to compare, in order: padding may change them or not."""
-        return list(dict.fromkeys(row.layer for row in self.rows if row.verdict in UNSEEN))
+        """The names of those that are random or have no finite value, in order: padding may change them or not."""
+        return self._with(*UNSEEN)
 
     @property
     def first_leak(self) -> str | None:
@@ -76,13 +77,18 @@ class MaskingAudit:
         """Returns the audit itself if nothing leaks, and everything was seen.
 
         Raises:
-            AssertionError: something leaks, or has no finite value to compare; the message is the table.
+            AssertionError: something leaks, is random, or has no finite value to compare; the message is the table.
         """
         if set(self.leaks) - set(self.not_compared):
             raise AssertionError(f"padding changes what it must not change\n\n{self}")
         if self.not_compared:
-            raise AssertionError(f"nothing finite could be compared, so that a leak would not be seen\n\n{self}")
+            what = "random outputs could not" if self._with(RANDOM) else "nothing finite could"
+            raise AssertionError(f"{what} be compared, so that a leak would not be seen\n\n{self}")
         return self
+
+    def _with(self, *verdicts: str) -> list[str]:
+        """Returns the names of those with one of the verdicts, in order."""
+        return list(dict.fromkeys(row.layer for row in self.rows if row.verdict in verdicts))
 
     def __str__(self) -> str:
         table: list[tuple[str, ...]] = [("layer", "kind", "mask in", "mask out", "change", "verdict")]
@@ -97,7 +103,10 @@ class MaskingAudit:
         lines.insert(1, "-" * max(map(len, lines)))
         lines += ["", "leaks: " + (", ".join(self.leaks) or "none")]
         lines += dict.fromkeys(f"  {row.layer}: {row.remedy}." for row in self.rows if row.remedy)
-        if self.not_compared:
-            lines.append("nothing finite to compare: " + ", ".join(self.not_compared))
+        if names := self._with(NOT_FINITE, NOT_COMPARED):
+            lines.append("nothing finite to compare: " + ", ".join(names))
+        if names := self._with(RANDOM):
+            lines.append(f"random, so not compared: {', '.join(names)}")
+            lines.append("  Audit the model with layers that draw no random numbers there, as Greedy for Categorical.")
         lines += [f"note: {note}." for note in self.notes]
         return "\n".join(lines)

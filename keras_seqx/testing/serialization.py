@@ -225,13 +225,16 @@ def _json(config: Any) -> str:
 
 
 def _text(layer: keras.layers.Layer) -> str:
-    """Returns the layer's configuration as a file keeps it, without the shapes that it was built with."""
+    """Returns the layer's configuration as a file keeps it, without what `from_config` does not take.
+
+    That are the shapes that it was built with, and how a model was compiled.
+    """
     return json.dumps(_settings(json.loads(_json(layer))), sort_keys=True)
 
 
 def _settings(config: Any) -> Any:
     if isinstance(config, dict):
-        return {key: _settings(value) for key, value in config.items() if key != "build_config"}
+        return {key: _settings(value) for key, value in config.items() if key not in ("build_config", "compile_config")}
     return list(map(_settings, config)) if isinstance(config, list) else config
 
 

@@ -24,6 +24,13 @@ from tests.testing.faults import (
     attention,
 )
 
+
+def compiled():
+    model = keras.Sequential([keras.Input(X.shape[1:]), layers.Dense(3)])
+    model.compile("sgd", "mse")
+    return model
+
+
 HOLDING = {
     "dense": (lambda: layers.Dense(3, activation="tanh"), X, None, {}),
     "backwards": (lambda: layers.Bidirectional(layers.GRU(2, return_state=True)), X, LENGTHS, {}),
@@ -31,6 +38,7 @@ HOLDING = {
     "embedding": (lambda: layers.Embedding(9, 3, mask_zero=True), IDS, None, {}),
     "attention": (attention, [X, X[:, :4, [0, 1, 1]]], [LENGTHS, [1, 4, 1, 4]], {}),
     "inherited from Keras": (lambda: layers.TimeDistributed(layers.Dense(2)), X, LENGTHS, {}),
+    "compiled": (compiled, X, None, {}),
     "own": (lambda: Factor(2.5), X, LENGTHS, {"new_process": True}),
 }
 
