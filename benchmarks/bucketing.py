@@ -109,8 +109,8 @@ def measure_assembly(effort: SimpleNamespace, path: str) -> Iterator[Record]:
 def assemble_in_turns(case: str, sequences: list, rows: int, count: int, rounds: int) -> Iterator[Record]:
     """Times epochs of each system, in turns; the first shows that they make the same, and does not count."""
     from keras_seqx import LengthBucketing, RaggedArray
-    from keras_seqx.data.options import Options
-    from keras_seqx.data.plan import plan_epoch, sort_into_buckets
+    from keras_seqx.data.planning.epoch_plan import plan_epoch, sort_into_buckets
+    from keras_seqx.data.planning.options import Options
 
     options, ragged = Options(batch_size=rows, buckets=count), RaggedArray(sequences)
     data = LengthBucketing(sequences, batch_size=rows, buckets=count, seed=SEED)
@@ -284,8 +284,8 @@ def training_data(effort: SimpleNamespace, system: str) -> Any:
 
 def measure_planning(effort: SimpleNamespace, count: str) -> Iterator[Record]:
     """Plans two epochs of lengths, and keeps both plans, as `LengthBucketing` does."""
-    from keras_seqx.data.options import Options
-    from keras_seqx.data.plan import plan_epoch, sort_into_buckets
+    from keras_seqx.data.planning.epoch_plan import plan_epoch, sort_into_buckets
+    from keras_seqx.data.planning.options import Options
 
     imports, lengths, rng = peak(), np.empty(int(count), "int32"), np.random.default_rng(SEED)
     for part in cut(lengths, 2**20):

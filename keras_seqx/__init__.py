@@ -1,13 +1,11 @@
 """keras_seqx: the sequence toolkit for Keras 3."""
 
-import importlib
-from typing import Any
-
+from keras_seqx import audit as audit
 from keras_seqx import callbacks as callbacks
 from keras_seqx import data as data
+from keras_seqx import generation as generation
 from keras_seqx import layers as layers
 from keras_seqx import metrics as metrics
-from keras_seqx import samplers as samplers
 from keras_seqx import transfer as transfer
 from keras_seqx._core.keras_versions import warn_of_untested as _warn_of_untested
 from keras_seqx.audit import MaskingAudit as MaskingAudit
@@ -19,6 +17,26 @@ from keras_seqx.callbacks import TeacherForcingSchedule as TeacherForcingSchedul
 from keras_seqx.data import BucketingReport as BucketingReport
 from keras_seqx.data import LengthBucketing as LengthBucketing
 from keras_seqx.data import RaggedArray as RaggedArray
+from keras_seqx.generation import BeamSearch as BeamSearch
+from keras_seqx.generation import Categorical as Categorical
+from keras_seqx.generation import ForcedTokens as ForcedTokens
+from keras_seqx.generation import Gaussian as Gaussian
+from keras_seqx.generation import Greedy as Greedy
+from keras_seqx.generation import Identity as Identity
+from keras_seqx.generation import MinLength as MinLength
+from keras_seqx.generation import MinP as MinP
+from keras_seqx.generation import NoRepeatNGram as NoRepeatNGram
+from keras_seqx.generation import PrefixConstrained as PrefixConstrained
+from keras_seqx.generation import Processor as Processor
+from keras_seqx.generation import RepetitionPenalty as RepetitionPenalty
+from keras_seqx.generation import Sampler as Sampler
+from keras_seqx.generation import Sampling as Sampling
+from keras_seqx.generation import StopCondition as StopCondition
+from keras_seqx.generation import StopThreshold as StopThreshold
+from keras_seqx.generation import SuppressTokens as SuppressTokens
+from keras_seqx.generation import Temperature as Temperature
+from keras_seqx.generation import TopK as TopK
+from keras_seqx.generation import TopP as TopP
 from keras_seqx.layers import AttentionCell as AttentionCell
 from keras_seqx.layers import AutoregressiveDecoder as AutoregressiveDecoder
 from keras_seqx.layers import KeepMask as KeepMask
@@ -29,26 +47,6 @@ from keras_seqx.layers import TokenGenerator as TokenGenerator
 from keras_seqx.layers import TransformerDecoderCell as TransformerDecoderCell
 from keras_seqx.metrics import EditDistance as EditDistance
 from keras_seqx.metrics import SequenceAccuracy as SequenceAccuracy
-from keras_seqx.samplers import BeamSearch as BeamSearch
-from keras_seqx.samplers import Categorical as Categorical
-from keras_seqx.samplers import ForcedTokens as ForcedTokens
-from keras_seqx.samplers import Gaussian as Gaussian
-from keras_seqx.samplers import Greedy as Greedy
-from keras_seqx.samplers import Identity as Identity
-from keras_seqx.samplers import MinLength as MinLength
-from keras_seqx.samplers import MinP as MinP
-from keras_seqx.samplers import NoRepeatNGram as NoRepeatNGram
-from keras_seqx.samplers import PrefixConstrained as PrefixConstrained
-from keras_seqx.samplers import Processor as Processor
-from keras_seqx.samplers import RepetitionPenalty as RepetitionPenalty
-from keras_seqx.samplers import Sampler as Sampler
-from keras_seqx.samplers import Sampling as Sampling
-from keras_seqx.samplers import StopCondition as StopCondition
-from keras_seqx.samplers import StopThreshold as StopThreshold
-from keras_seqx.samplers import SuppressTokens as SuppressTokens
-from keras_seqx.samplers import Temperature as Temperature
-from keras_seqx.samplers import TopK as TopK
-from keras_seqx.samplers import TopP as TopP
 from keras_seqx.transfer import TransferReport as TransferReport
 from keras_seqx.transfer import change_timesteps as change_timesteps
 from keras_seqx.transfer import transfer_weights as transfer_weights
@@ -98,20 +96,27 @@ __all__ = [
     "TransferReport",
     "TransformerDecoderCell",
     "__version__",
+    "audit",
     "audit_masking",
     "callbacks",
     "change_timesteps",
     "data",
+    "generation",
     "layers",
     "metrics",
-    "samplers",
     "testing",
     "transfer",
     "transfer_weights",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "testing":  # which is for tests alone, and need not be paid for elsewhere
+def __getattr__(name: str) -> object:
+    if name == "testing":  # imported on first use, because only tests need it
+        import importlib
+
         return importlib.import_module("keras_seqx.testing")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,8 +9,8 @@ import pytest
 from keras import ops
 
 from keras_seqx import AutoregressiveDecoder
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 
 BACKEND = keras.backend.backend()
 FEATURES = 3
@@ -189,7 +189,7 @@ def _eager(layer, *args, **kwargs):
 
 
 def _tf_function(mode):
-    return lambda layer, *args, **kwargs: running.compiled(lambda: layer(*args, **kwargs), mode)()
+    return lambda layer, *args, **kwargs: execution.compiled(lambda: layer(*args, **kwargs), mode)()
 
 
 def _jax_jit(layer, *args, **kwargs):
@@ -204,7 +204,7 @@ def _jax_jit(layer, *args, **kwargs):
     static = {k: v for k, v in kwargs.items() if k not in arrays}
     args = tuple(np.asarray(a) if not isinstance(a, (list, tuple, dict)) else a for a in args)
     variables = [v.value for v in layer.variables]
-    return running.compiled(lambda v, t: pure(v, t, static), "jit")(variables, (args, arrays))
+    return execution.compiled(lambda v, t: pure(v, t, static), "jit")(variables, (args, arrays))
 
 
 def gradients(function, layer):
@@ -215,7 +215,7 @@ def gradients(function, layer):
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function(), None
 
-    slopes = running.compiled(running.gradients(pure), running.choose_mode("gradients", None))
+    slopes = execution.compiled(execution.gradients(pure), execution.choose_mode("gradients", None))
     return to_numpy(slopes([v.value for v in variables])[0])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import keras_seqx as ks
 from keras_seqx import AttentionCell, AutoregressiveDecoder, TransformerDecoderCell
-from keras_seqx.decoding.search import GreedySearch
+from keras_seqx.generation.search import GreedySearch
 from keras_seqx.testing.batches import OutputMasks
 
 LSTM, GRU = keras.layers.LSTMCell, keras.layers.GRUCell

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 
 def refuse_unknown(owner: Any, arguments: dict[str, Any], known: Iterable[str]) -> None:
@@ -24,4 +24,4 @@ def refuse_unknown(owner: Any, arguments: dict[str, Any], known: Iterable[str]) 
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             fix = f"Did you mean `{near[0]}`" if near else "The arguments are " + ", ".join(f"`{n}`" for n in names)
-            raise TypeError(_checks.message(owner, name, "a known argument", value, fix))
+            raise TypeError(errors.message(owner, name, "a known argument", value, fix))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 NOISE = "noise"
 Lengths = list[np.ndarray | None]
@@ -104,17 +104,17 @@ def read(model: Any, x: Any) -> tuple[Any, list, list[bool]]:
         x = tree.map_structure(lambda leaf: leaf if leaf is None else to_array(leaf), x)
         leaves = tree.flatten(x)
     except (TypeError, ValueError) as error:
-        raise ValueError(_checks.message("audit_masking", "x", "an array or a structure of arrays", x, fix)) from error
+        raise ValueError(errors.message("audit_masking", "x", "an array or a structure of arrays", x, fix)) from error
     arrays = [leaf for leaf in leaves if leaf is not None]
     sizes = [leaf.shape for leaf in arrays]
     if not arrays or any(len(size) < 1 or size[0] != sizes[0][0] or 0 in size for size in sizes):
         raise ValueError(
-            _checks.message("audit_masking", "x", "arrays of the same number of rows", sizes, fix, "shapes")
+            errors.message("audit_masking", "x", "arrays of the same number of rows", sizes, fix, "shapes")
         )
     time = _sequences(model, leaves)
     if not any(time):
         what = "sequences (B, T, ...), at least one"
-        raise ValueError(_checks.message("audit_masking", "x", what, sizes, fix, "its shapes"))
+        raise ValueError(errors.message("audit_masking", "x", what, sizes, fix, "its shapes"))
     return x, leaves, time
 
 
@@ -152,7 +152,7 @@ def read_lengths(x: Any, leaves: list, time: list[bool], lengths: Any) -> Length
     fix += "what is no sequence"
 
     def fail(constraint: str) -> None:
-        raise ValueError(_checks.message("audit_masking", "lengths", constraint, lengths, fix))
+        raise ValueError(errors.message("audit_masking", "lengths", constraint, lengths, fix))
 
     given: list = [lengths] * len(leaves)
     if isinstance(lengths, dict) or (isinstance(lengths, (list, tuple)) and not all(map(np.isscalar, lengths))):

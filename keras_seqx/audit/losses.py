@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
+from keras_seqx.audit.attribution import arguments
 from keras_seqx.audit.inputs import to_array
-from keras_seqx.audit.judgement import arguments
-from keras_seqx.audit.recording import Recording
 from keras_seqx.audit.remedies import COUNTED, ENTRANCE, VERDICTS
 from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, AuditRow
+from keras_seqx.audit.trace import Recording
 
 MOVED = 1e-4  # relative: losses are sums of very many terms
 
@@ -43,7 +43,7 @@ def measure_padded(
                 )
                 context = f"its shapes; they raised {why}"
                 shapes = [np.shape(own) for own in tree.flatten(y)]
-                raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, context)) from error
+                raise ValueError(errors.message("audit_masking", "y", what, shapes, fix, context)) from error
     return (), [], why
 
 
@@ -77,7 +77,7 @@ def _padded(y: Any, trial: Recording) -> Any:
         shapes, fix = [own.shape for own in flat], "Pass what `model.evaluate` takes, or no `y`"
         what = "an array of targets for each output of the model, as many rows as there are in `x`"
         context = f"its shapes, beside outputs of shapes {[tuple(out.shape) for out in outputs]}"
-        raise ValueError(_checks.message("audit_masking", "y", what, shapes, fix, context))
+        raise ValueError(errors.message("audit_masking", "y", what, shapes, fix, context))
     for n, (own, out, match) in enumerate(zip(flat, outputs, matches, strict=True)):
         if own.ndim > 1 and match is not None and match.steps is not None:
             more = max(0, out.shape[1] - own.shape[1])

@@ -9,17 +9,17 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx._core.probe import Probe, ProbeBatch, Probed
-from keras_seqx.audit.alignment import Reference
+from keras_seqx.audit.attribution import Finding, Judgement
+from keras_seqx.audit.comparison import Reference
 from keras_seqx.audit.inputs import Batch, read, read_lengths
-from keras_seqx.audit.judgement import Finding, Judgement
 from keras_seqx.audit.losses import measure, measure_padded
 from keras_seqx.audit.losses import rows as loss_rows
-from keras_seqx.audit.masks import Sources, mask_sources, own_lengths, padded_run
-from keras_seqx.audit.recording import Recording, Refused, data_calls, models
+from keras_seqx.audit.mask_sources import Sources, mask_sources, own_lengths, padded_run
 from keras_seqx.audit.remedies import VERDICTS, class_name, remedy
 from keras_seqx.audit.report import AuditRow, MaskingAudit
+from keras_seqx.audit.trace import Recording, Refused, data_calls, models
 
 
 def audit_masking(
@@ -76,16 +76,16 @@ def audit_masking(
     >>> audit_masking(keras.Model(ids, better), np.array([[3, 7, 5, 1], [4, 9, 0, 0]])).leaks
     []
     """
-    extra = _checks.positive_integer("audit_masking", "extra_padding", extra_padding, "Leave it out for 3 steps")
+    extra = errors.positive_integer("audit_masking", "extra_padding", extra_padding, "Leave it out for 3 steps")
     if not isinstance(model, keras.Model):
         fix = "Wrap a layer into a model: `keras.Sequential([layer])`"
-        raise TypeError(_checks.message("audit_masking", "model", "a Keras model", model, fix))
+        raise TypeError(errors.message("audit_masking", "model", "a Keras model", model, fix))
     weights = None
     if isinstance(x, Probed):
         for name, value in (("y", y), ("lengths", lengths)):
             if value is not None:
                 fix = "Leave it out: the data set has its own"
-                raise ValueError(_checks.message("audit_masking", name, "None where `x` is a data set", value, fix))
+                raise ValueError(errors.message("audit_masking", name, "None where `x` is a data set", value, fix))
         x, y, weights, lengths = whole_batch(x.probe())
     return _audit_batch(model, ProbeBatch(x, y, weights, lengths), extra)
 
@@ -132,7 +132,7 @@ def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAu
                 name = refused.where or look.calls[min(refused.number, len(look.calls) - 1)].name
                 where = f"{name} refused inputs of shapes {refused.shapes}: {refused.why}"
                 what, fix = "able to run at other numbers of steps", "Leave the time axis of its layers open"
-                text = _checks.message("audit_masking", "model", what, model.name, fix, where)
+                text = errors.message("audit_masking", "model", what, model.name, fix, where)
                 raise ValueError(text) from refused.__cause__
 
 
@@ -142,10 +142,10 @@ def _does_not_run(model: keras.Model, leaves: list, error: Exception) -> ValueEr
     if isinstance(error, Refused) and error.where is not None:
         what, context = "able to run on `x`", f"{error.where} raised {error.why}; `x` has shapes {shapes}"
         fix = f"Mend that layer, or {fix[0].lower()}{fix[1:]}"
-        return ValueError(_checks.message("audit_masking", "model", what, model.name, fix, context))
+        return ValueError(errors.message("audit_masking", "model", what, model.name, fix, context))
     why = error.why if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
     what, context = "inputs that the model runs on", f"its shapes; the model raised {why}"
-    return ValueError(_checks.message("audit_masking", "x", what, shapes, fix, context))
+    return ValueError(errors.message("audit_masking", "x", what, shapes, fix, context))
 
 
 def _audit(

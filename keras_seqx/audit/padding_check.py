@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx._core.probe import Probe, ProbeBatch
-from keras_seqx.audit.alignment import compare
+from keras_seqx.audit.comparison import compare
 from keras_seqx.audit.masking_audit import any_length, audit_batch, untouched
 
 # So few steps are enough to see padding, and so much of it.

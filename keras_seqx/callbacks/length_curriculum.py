@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
@@ -53,10 +53,10 @@ class LengthCurriculum(keras.callbacks.Callback):
         super().__init__()
         if not hasattr(data, "curriculum"):
             fix = "Hand it the data set that `fit` trains on"
-            raise TypeError(_checks.message(self, "data", "a LengthBucketing of finite data", data, fix))
+            raise TypeError(errors.message(self, "data", "a LengthBucketing of finite data", data, fix))
         self.data = data
         if not callable(schedule):
-            schedule = _checks.positive_integer(self, "schedule", schedule, "It may be a function of the epoch, too")
+            schedule = errors.positive_integer(self, "schedule", schedule, "It may be a function of the epoch, too")
         self.schedule = schedule
 
     def by_length(self, epoch: int) -> float:
@@ -64,7 +64,7 @@ class LengthCurriculum(keras.callbacks.Callback):
         if not callable(self.schedule):
             return max(0.0, 1.0 - epoch / self.schedule)
         fix = f"Change what it returns for epoch {epoch}"
-        return _checks.probability(self, "schedule", self.schedule(epoch), fix)
+        return errors.probability(self, "schedule", self.schedule(epoch), fix)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.data.curriculum = self.by_length

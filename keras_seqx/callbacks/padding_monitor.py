@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx.audit.padding_check import warn_of_padding
 from keras_seqx.data import LengthBucketing
 
@@ -55,7 +55,7 @@ class PaddingMonitor(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(data, LengthBucketing):
             fix = "Hand it the data set that `fit` trains on"
-            raise TypeError(_checks.message(self, "data", "a LengthBucketing", data, fix))
+            raise TypeError(errors.message(self, "data", "a LengthBucketing", data, fix))
         self.data: Any = data
         self._lock = threading.Lock()
 

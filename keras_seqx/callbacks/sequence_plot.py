@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx.callbacks import sequence_drawing
 from keras_seqx.callbacks.event_file import EventFile
 from keras_seqx.callbacks.sequence_samples import Samples
@@ -89,17 +89,17 @@ class SequencePlot(keras.callbacks.Callback):
         log_dir: str | os.PathLike | None = None,
     ):
         super().__init__()
-        self.count = _checks.positive_integer(self, "count", count, "It is how many sequences are shown")
-        self.freq = _checks.positive_integer(self, "freq", freq, "1 draws at the end of every epoch")
+        self.count = errors.positive_integer(self, "count", count, "It is how many sequences are shown")
+        self.freq = errors.positive_integer(self, "freq", freq, "1 draws at the end of every epoch")
         self.samples = Samples(self, x, y, lengths, source, tokens, source_tokens, self.count)
         if predict is not None and not callable(predict):
             fix = "Leave it out for the model that is trained"
-            raise TypeError(_checks.message(self, "predict", "a model or another function of `x`", predict, fix))
+            raise TypeError(errors.message(self, "predict", "a model or another function of `x`", predict, fix))
         self.predict = predict
         self.filepath, self.log_dir = self._path("filepath", filepath), self._path("log_dir", log_dir)
         if self.filepath is None and self.log_dir is None:
             fix = "Say where the pictures shall go"
-            raise ValueError(_checks.message(self, "filepath", "a path where `log_dir` is None", None, fix))
+            raise ValueError(errors.message(self, "filepath", "a path where `log_dir` is None", None, fix))
         try:
             import matplotlib.figure  # noqa: F401
         except ImportError:
@@ -165,7 +165,7 @@ class SequencePlot(keras.callbacks.Callback):
         """Predictions as arrays, with all variables left as they were."""
         if self.model is None and self.predict is None:
             fix = "Draw in or after `fit`, or give it by `set_model(model)`"
-            raise ValueError(_checks.message(self, "model", "set where there is no `predict`", None, fix))
+            raise ValueError(errors.message(self, "model", "set where there is no `predict`", None, fix))
         predict = self.model if self.predict is None else self.predict
         layers = [layer for layer in (self.model, predict) if isinstance(layer, keras.Layer)]
         variables = {id(v): v for layer in layers for v in layer.non_trainable_variables}.values()
@@ -182,7 +182,7 @@ class SequencePlot(keras.callbacks.Callback):
         if value is None:
             return None
         if not isinstance(value, (str, os.PathLike)):
-            raise TypeError(_checks.message(self, argument, "a string or a path", value, "None leaves it out"))
+            raise TypeError(errors.message(self, argument, "a string or a path", value, "None leaves it out"))
         return str(os.fspath(value))
 
     def _formatted(self, path: str, epoch: int, logs: dict[str, Any]) -> str:
@@ -192,4 +192,4 @@ class SequencePlot(keras.callbacks.Callback):
             fix = "The logs of validation are there in epochs with validation"
             names = ", ".join(["epoch", *logs])
             what = f"a path that names nothing but {names}"
-            raise ValueError(_checks.message(self, "filepath", what, path, fix, f"{missing}")) from None
+            raise ValueError(errors.message(self, "filepath", what, path, fix, f"{missing}")) from None

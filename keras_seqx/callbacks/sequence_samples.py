@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors as checks
 
 TOKENS = "logits (B, T, V), ids (B, L), or a dict with integer `tokens` (B, [N,] L)"
 
@@ -45,17 +45,17 @@ class Samples:
         self.are_tokens = y.ndim == 2 and y.dtype.kind in "iu"
         if y.ndim not in (2, 3) or not y.size:
             what, fix = "of shape (B, T) or (B, T, D), none of them 0", "A series of one channel may leave out D"
-            raise ValueError(_checks.message(owner, "y", what, y.shape, fix, "its shape"))
+            raise ValueError(checks.message(owner, "y", what, y.shape, fix, "its shape"))
         rows = len(y)
         self.y = y[:count]
         self.x = tree.map_structure(lambda part: self._inputs(part, rows)[:count], x)
         if lengths is not None:
             lengths = self._array("lengths", lengths, "iu")
-            _checks.shape(owner, "lengths", lengths.shape, "(B,)", (rows,), "Give a length for each row of `y`")
+            checks.shape(owner, "lengths", lengths.shape, "(B,)", (rows,), "Give a length for each row of `y`")
             if lengths.min() < 0 or lengths.max() > y.shape[1]:
                 fix = "A length is the number of valid steps of its row"
                 what = f"within 0 and {y.shape[1]}, the steps of `y`"
-                raise ValueError(_checks.message(owner, "lengths", what, lengths.tolist(), fix))
+                raise ValueError(checks.message(owner, "lengths", what, lengths.tolist(), fix))
             self.lengths = lengths[:count]
         else:
             self.lengths = written_lengths(self.y) if self.are_tokens else np.full(len(self.y), y.shape[1])
@@ -64,11 +64,11 @@ class Samples:
             if value is not None and not self.are_tokens:
                 fix = "Tokens are integers (B, T)"
                 what = f"None where `y` are values, {y.dtype} of shape {y.shape}"
-                raise ValueError(_checks.message(owner, argument, what, value, fix))
+                raise ValueError(checks.message(owner, argument, what, value, fix))
         self.source = None
         if source is not None:
             source = self._array("source", source, "iu")
-            _checks.shape(owner, "source", source.shape, "(B, S)", (rows, None), "Give ids for each row of `y`")
+            checks.shape(owner, "source", source.shape, "(B, S)", (rows, None), "Give ids for each row of `y`")
             self.source = source[:count]
         self.tokens = self._names("tokens", tokens)
         self.source_tokens = self._names("source_tokens", source_tokens)
@@ -119,16 +119,16 @@ class Samples:
         array = ops.convert_to_numpy(value)
         if array.dtype.kind not in kinds and not ("f" in kinds and "float" in array.dtype.name):
             what = "an array of numbers" if "f" in kinds else "an array of integers"
-            raise TypeError(_checks.message(self.owner, argument, what, value, "Pad what has different lengths"))
+            raise TypeError(checks.message(self.owner, argument, what, value, "Pad what has different lengths"))
         return array
 
     def _inputs(self, part: Any, rows: int) -> Any:
         if not hasattr(part, "shape"):
-            raise TypeError(_checks.message(self.owner, "x", "arrays, in any structure", part, "Use `np.asarray`"))
+            raise TypeError(checks.message(self.owner, "x", "arrays, in any structure", part, "Use `np.asarray`"))
         if not len(part.shape) or part.shape[0] != rows:
             fix = "Give inputs and truths of the same sequences"
             what = f"of {rows} rows, as many as `y`"
-            raise ValueError(_checks.message(self.owner, "x", what, tuple(part.shape), fix, "its shape"))
+            raise ValueError(checks.message(self.owner, "x", what, tuple(part.shape), fix, "its shape"))
         return part
 
     def _names(self, argument: str, names: Any) -> list[str] | None:
@@ -136,7 +136,7 @@ class Samples:
             return None
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
             fix = 'Name the ids in order, as in ["<pad>", "a", "b"]'
-            raise TypeError(_checks.message(self.owner, argument, "a sequence of strings", names, fix))
+            raise TypeError(checks.message(self.owner, argument, "a sequence of strings", names, fix))
         return list(map(str, names))
 
     @staticmethod
@@ -148,7 +148,7 @@ class Samples:
         received = tree.map_structure(lambda part: (tuple(part.shape), part.dtype.name), predictions)
         fix = "Give a model, or a function of `x`, that returns just that"
         what = f"{what}, for `y` of shape {self.y.shape}"
-        raise ValueError(_checks.message(self.owner, "predict", what, received, fix, "what it returned"))
+        raise ValueError(checks.message(self.owner, "predict", what, received, fix, "what it returned"))
 
 
 def written_lengths(tokens: np.ndarray) -> np.ndarray:

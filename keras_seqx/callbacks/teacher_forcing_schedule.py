@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 SHAPES = ("linear", "exponential", "inverse_sigmoid")
 
@@ -60,17 +60,17 @@ class TeacherForcingSchedule(keras.callbacks.Callback):
         super().__init__()
         if schedule not in SHAPES:
             what = " or ".join(map(repr, SHAPES))
-            raise ValueError(_checks.message(self, "schedule", what, schedule, "See its documentation for the curves"))
+            raise ValueError(errors.message(self, "schedule", what, schedule, "See its documentation for the curves"))
         self.schedule = schedule
         fix = "1 reads every given input, 0 none but the first"
-        self.start = _checks.probability(self, "start", start, fix)
-        self.end = _checks.probability(self, "end", end, fix)
+        self.start = errors.probability(self, "start", start, fix)
+        self.end = errors.probability(self, "end", end, fix)
         if schedule == "exponential" and not (self.start and self.end):
             fix = 'An exponential never comes to 0: use 0.01, or "linear"'
             argument, value = ("start", start) if not self.start else ("end", end)
-            raise ValueError(_checks.message(self, argument, "above 0", value, fix))
+            raise ValueError(errors.message(self, argument, "above 0", value, fix))
         fix = "None takes all epochs of `fit`"
-        self.epochs = None if epochs is None else _checks.positive_integer(self, "epochs", epochs, fix)
+        self.epochs = None if epochs is None else errors.positive_integer(self, "epochs", epochs, fix)
 
     def probability(self, epoch: int) -> float:
         """Returns the probability of an epoch, the first of which is 0."""
@@ -89,7 +89,7 @@ class TeacherForcingSchedule(keras.callbacks.Callback):
         if not self._decoders:
             fix = "Give the callback to the `fit` of a model with an `AutoregressiveDecoder`"
             what = "one with a decoder that has `teacher_forcing`"
-            raise ValueError(_checks.message(self, "model", what, self.model, fix))
+            raise ValueError(errors.message(self, "model", what, self.model, fix))
         for decoder in self._decoders:
             # One that cannot read its own outputs would go on reading the truth, whatever the schedule says.
             if decoder.built and hasattr(decoder, "parts") and min(self.start, self.end) < 1:

@@ -9,16 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx._core.arguments import refuse_unknown
-from keras_seqx.data.class_weights import from_pairs, to_pairs
-from keras_seqx.data.components import read_components
-from keras_seqx.data.epochs import Epochs
-from keras_seqx.data.options import Options, check_options, check_seed
-from keras_seqx.data.passes import Passes
+from keras_seqx.data.feeding.finite import Epochs
+from keras_seqx.data.feeding.keras_dataset import Passes
+from keras_seqx.data.feeding.stream import Stream
+from keras_seqx.data.planning.options import Options, check_options, check_seed
 from keras_seqx.data.prediction import predict
 from keras_seqx.data.report import BucketingReport
-from keras_seqx.data.stream import Stream
+from keras_seqx.data.sequences.class_weights import from_pairs, to_pairs
+from keras_seqx.data.sequences.fields import read_components
 
 # The arguments of `keras.utils.PyDataset`.
 PYDATASET = ("workers", "use_multiprocessing", "max_queue_size")
@@ -176,8 +176,8 @@ class LengthBucketing(Passes):
         check_options(self.options)
         if not isinstance(normalize_weights, bool):
             fix = "Say True for a loss whose reduction is 'sum'"
-            raise TypeError(_checks.message(self, "normalize_weights", "True or False", normalize_weights, fix))
-        _checks.positive_integer(self, "window", window, "It is the number of samples held")
+            raise TypeError(errors.message(self, "normalize_weights", "True or False", normalize_weights, fix))
+        errors.positive_integer(self, "window", window, "It is the number of samples held")
         self.shard_index, self.seed = shard_index, check_seed(self.options, seed, shard_index)
         # Drawn as Keras draws its seeds, so that `keras.utils.set_random_seed` makes a run repeat.
         self._key = random.randint(1, 10**9) if self.seed is None else self.seed
@@ -190,7 +190,7 @@ class LengthBucketing(Passes):
             return
         if y is not None or sample_weight is not None:
             fix = "Let the iterator yield `(x, y)` or `(x, y, sample_weight)`"
-            raise ValueError(_checks.message(self, "x", "no iterator where `y` is given apart", x, fix))
+            raise ValueError(errors.message(self, "x", "no iterator where `y` is given apart", x, fix))
         self._open(Stream(x, self.options, self._key, shard_index, window, **reading))
 
     @property
@@ -236,7 +236,7 @@ class LengthBucketing(Passes):
         count = len(self._finite("split").given.lengths)
         if not 0 < fraction < 1 or not 1 <= round(fraction * count) < count:
             text = f"within (0, 1), and leave of {count} sequences some on either side"
-            raise ValueError(_checks.message(self, "fraction", text, fraction, "Choose another"))
+            raise ValueError(errors.message(self, "fraction", text, fraction, "Choose another"))
         rows = np.random.default_rng([self._key]).permutation(count)
         cut = count - round(fraction * count)
         kept = self.options.remainder.replace("drop", "keep")
@@ -263,7 +263,7 @@ class LengthBucketing(Passes):
         if self._progress.position is None:
             text = "with `PaddingMonitor(data)` among them, for `state_dict` to know what was trained on in this epoch"
             raise RuntimeError(
-                _checks.message(self, "callbacks", text, None, "Keras asks for batches ahead of training")
+                errors.message(self, "callbacks", text, None, "Keras asks for batches ahead of training")
             )
         epoch, batch = divmod(self._progress.position, epochs.batches)
         return {"epoch": epoch, "batch": batch, "seed": self.seed, "fingerprint": epochs.fingerprint()}
@@ -277,21 +277,21 @@ class LengthBucketing(Passes):
         epochs = self._finite("load_state_dict")
         self._check_resumable()
         if not isinstance(state, dict) or not {"epoch", "batch", "seed", "fingerprint"} <= set(state):
-            raise ValueError(_checks.message(self, "state", "what `state_dict` returned", state, "Save and load that"))
+            raise ValueError(errors.message(self, "state", "what `state_dict` returned", state, "Save and load that"))
         for name, mine, what in (
             ("fingerprint", epochs.fingerprint(), "of the same data and options"),
             ("seed", self.seed, "of the same seed"),
         ):
             if state[name] != mine:
                 fix = f"Here `{name}` is {mine!r}: make this data set as that one was made"
-                raise ValueError(_checks.message(self, "state", what, state, fix))
+                raise ValueError(errors.message(self, "state", what, state, fix))
         self.position = state["epoch"] * epochs.batches + state["batch"]
 
     def _check_resumable(self) -> None:
         """Raises if the order depends on a seed that nobody knows."""
         if self.seed is None and self.options.shuffle:
             fix = "Give one when making the data set"
-            raise ValueError(_checks.message(self, "seed", "an integer where training is to be resumed", None, fix))
+            raise ValueError(errors.message(self, "seed", "an integer where training is to be resumed", None, fix))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the options, without the data."""

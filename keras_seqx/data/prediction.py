@@ -6,22 +6,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx.audit.padding_check import warn_of_padding
-from keras_seqx.data.epochs import Epochs, assemble
-from keras_seqx.data.options import OWNER
-from keras_seqx.data.plan import plan_epoch
-from keras_seqx.data.probe import make_probe
+from keras_seqx.data.feeding.finite import Epochs, assemble
+from keras_seqx.data.feeding.probe import make_probe
+from keras_seqx.data.planning.epoch_plan import plan_epoch
+from keras_seqx.data.planning.options import OWNER
 
 
 def predict(epochs: Epochs, model: Any, verbose: Any) -> Any:
     """Returns a model's outputs for all sequences; see `LengthBucketing.predict`."""
     if isinstance(model, type) or not hasattr(model, "predict_on_batch"):
-        raise TypeError(_checks.message(OWNER, "model", "a Keras model", model, "Hand it the model that predicts"))
+        raise TypeError(errors.message(OWNER, "model", "a Keras model", model, "Hand it the model that predicts"))
     if epochs.buckets.dropped:
         fix = "Say `overlong='truncate'`, or leave these sequences out"
         text = f"one that keeps all sequences, {epochs.buckets.dropped} have no predictions otherwise"
-        raise ValueError(_checks.message(OWNER, "overlong", text, epochs.options.overlong, fix))
+        raise ValueError(errors.message(OWNER, "overlong", text, epochs.options.overlong, fix))
     remainder = "fill" if epochs.options.remainder == "fill" else "keep"
     options = dataclasses.replace(epochs.options, remainder=remainder, shuffle=False, num_shards=1)
     plan = plan_epoch(epochs.buckets, options, epochs.key, 0)

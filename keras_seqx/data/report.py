@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_seqx.data.epochs import Epochs
+from keras_seqx.data.feeding.finite import Epochs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_seqx import _checks
-from keras_seqx._core import sharing
-from keras_seqx.decoding import attention as attending
-from keras_seqx.decoding import attention_arguments as arguments
-from keras_seqx.decoding.cells import CellStack
-from keras_seqx.decoding.random_cell import RandomCell
-from keras_seqx.decoding.scores import SCORES
+from keras_seqx._attention import checks as arguments
+from keras_seqx._attention import functions as attending
+from keras_seqx._attention.scores import SCORES
+from keras_seqx._core import errors, sharing
+from keras_seqx._decoder.cell_stack import CellStack
+from keras_seqx._decoder.random_cell import RandomCell
 
 MONOTONIC = (None, "soft", "hard")
 
@@ -132,7 +131,7 @@ class AttentionCell(RandomCell, keras.layers.Layer):
         self.units = arguments.width(self, "units", units)
         if units is not None and not SCORES[attention].has_units:
             fix = "The keys are as wide as the cell's output: leave it out"
-            raise ValueError(_checks.message(self, "units", f"None where `attention` is {attention!r}", units, fix))
+            raise ValueError(errors.message(self, "units", f"None where `attention` is {attention!r}", units, fix))
         self.output_units = arguments.width(self, "output_units", output_units)
         self.output_size = self.output_units or _output_size(self._cells.cells[-1])
         what = "a finite number of at least 0"

@@ -6,14 +6,13 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_seqx import _checks, masking
-from keras_seqx._core import sharing
-from keras_seqx.decoding import arguments, loop, stopping
-from keras_seqx.decoding.parts import Parts
-from keras_seqx.decoding.passes import Passes
-from keras_seqx.decoding.samplers import Sampler
-from keras_seqx.decoding.stopping import StopCondition
-from keras_seqx.layers import mask_metadata
+from keras_seqx._core import control_flow, errors, mask_metadata, masks, sharing
+from keras_seqx._decoder import checks
+from keras_seqx._decoder.core import Parts
+from keras_seqx._decoder.rollout import Passes
+from keras_seqx.generation import stopping
+from keras_seqx.generation.samplers import Sampler
+from keras_seqx.generation.stopping import StopCondition
 
 # What the configuration holds as objects.
 PARTS = ("cell", "output_layer", "embedding", "sampler", "stop")
@@ -148,7 +147,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         fix = "1 forces every given input, 0 none after the first"
-        self._initial_teacher_forcing = _checks.probability(self, "teacher_forcing", teacher_forcing, fix)
+        self._initial_teacher_forcing = errors.probability(self, "teacher_forcing", teacher_forcing, fix)
         self.teacher_forcing = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(self._initial_teacher_forcing),
@@ -165,7 +164,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     @steps.setter
     def steps(self, value: int | None) -> None:
-        self._steps = value if value is None else _checks.positive_integer(self, "steps", value, STEPS_FIX)
+        self._steps = value if value is None else errors.positive_integer(self, "steps", value, STEPS_FIX)
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
         self.parts.build(inputs_shape, memory_shape, covariates_shape)
@@ -193,7 +192,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         all_inputs, inputs = inputs, self.parts.standardize(inputs, mask)[:, :steps]
         passes = self.parts.passes(memories, covariates, bool(training), self._stop(inputs, steps, training))
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
-        given, known = ops.shape(inputs)[1], loop.known_size(inputs.shape[1])
+        given, known = ops.shape(inputs)[1], control_flow.known_size(inputs.shape[1])
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
         states, rows = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory), None
         with passes.prime(inputs, states):
@@ -219,7 +218,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
     def _stop(self, inputs: Any, steps: int | None, training: Any) -> Callable | None:
         """Returns what ends rows in a call, a function of outputs (B, D) to booleans (B,), or None."""
         stop = self.stop
-        if stop is None or training or steps is None or loop.known_size(inputs.shape[1]) == steps:
+        if stop is None or training or steps is None or control_flow.known_size(inputs.shape[1]) == steps:
             return None
         # Where a TensorFlow graph leaves the time axis open, it turns out then whether any row runs free.
         more = ops.shape(inputs)[1] < steps
@@ -229,7 +228,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         """Returns outputs (B, steps, D) that stay as they are where their row has ended, and are masked there."""
         valid = ops.arange(steps, dtype="int32") < rows["length"][:, None]
         outputs = ops.where(valid[:, :, None], outputs, rows["last"][:, None])
-        given = None if mask is None else masking.mask_of_outputs(mask, inputs, steps)
+        given = None if mask is None else masks.mask_of_outputs(mask, inputs, steps)
         return mask_metadata.write(outputs, valid if given is None else ops.logical_and(valid, given))
 
     def _without_padding(self, covariates: Any, inputs: Any, steps: int | None, mask: Any) -> Any:
@@ -238,7 +237,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         A loss takes the outputs there too, times 0, which stays NaN where padding makes them so. At a masked step
         before a valid one the covariates count: a sample is read in place of the missing input.
         """
-        valid = mask if mask is None or steps is None else masking.mask_of_outputs(mask, inputs, steps)
+        valid = mask if mask is None or steps is None else masks.mask_of_outputs(mask, inputs, steps)
         if covariates is None or valid is None:
             return covariates
         follows = ops.flip(ops.cumsum(ops.cast(ops.flip(valid, axis=1), "int32"), axis=1), axis=1) > 0
@@ -246,7 +245,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
 
     def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
-        if not self.parts.feeds_back or loop.known_size(inputs.shape[1]) == 1:
+        if not self.parts.feeds_back or control_flow.known_size(inputs.shape[1]) == 1:
             return passes.whole(inputs, states, fresh)
         if passes.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
@@ -255,9 +254,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
             use = kept if use is None else ops.logical_and(use, kept)
         if use is None:
             return passes.whole(inputs, states, fresh)
-        if loop.exporting() or (self.supports_jit and not loop.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES):
+        if control_flow.exporting() or (self.supports_jit and not control_flow.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES):
             return passes.stepwise(inputs, use, states)[:2]
-        return loop.cond(
+        return control_flow.cond(
             ops.all(use),
             lambda: passes.whole(inputs, states, fresh),
             lambda: passes.stepwise(inputs, use, states)[:2],
@@ -300,7 +299,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
             # A symbolic mask would become part of the graph, in place of the one that `call` knows.
             mask = mask if inputs.shape[1] == self._called_steps else None
         if mask is not None and self._called_steps is not None:
-            mask = masking.mask_of_outputs(mask, inputs, self._called_steps)
+            mask = masks.mask_of_outputs(mask, inputs, self._called_steps)
         return [mask] + [None] * self.parts.cells.state_count if self.return_state else mask
 
     def get_config(self) -> dict[str, Any]:
@@ -321,16 +320,16 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, steps: Any, mask: Any
     ) -> int | None:
         """Checks what is known of a call's arguments; returns the steps, None for as many as inputs."""
-        steps = self.steps if steps is None else _checks.positive_integer(self, "steps", steps, STEPS_FIX)
-        given = loop.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
+        steps = self.steps if steps is None else errors.positive_integer(self, "steps", steps, STEPS_FIX)
+        given = control_flow.known_size(inputs.shape[1]) if len(inputs.shape) > 1 else None
         length = given if steps is None else steps
         if steps is not None and given is None and len(inputs.shape) > 1 and inputs.shape[1] is not None:
-            loop.exporting()  # which refuses TorchScript, where a size is a tensor
+            control_flow.exporting()  # which refuses TorchScript, where a size is a tensor
             what = "of a known length where `steps` are given, in an export from JAX"
             fix = "Export with an `input_signature` of that length, or leave `steps` out"
-            raise ValueError(_checks.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))
+            raise ValueError(errors.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))
         self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
-        arguments.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
+        checks.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
         if None not in (steps, given) and steps > given:
             self.parts.check_feeds_back(f"{steps} steps are asked for and {given} inputs given")
         elif mask is not None and self.return_state:

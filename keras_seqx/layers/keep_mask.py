@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_seqx import _checks
-from keras_seqx._core import sharing
+from keras_seqx._core import errors, sharing
 from keras_seqx._core.tensors import new_tensor
 
 LAYER = "a Keras layer that keeps the time axis: (B, T, ...) in, (B, T, ...) out"
@@ -70,10 +69,10 @@ class KeepMask(keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any):
         if not isinstance(layer, keras.layers.Layer):
             fix = "Pass for example `keras.layers.LSTM(40, return_sequences=True)`"
-            raise TypeError(_checks.message("KeepMask", "layer", LAYER, layer, fix))
+            raise TypeError(errors.message("KeepMask", "layer", LAYER, layer, fix))
         if getattr(layer, "return_sequences", True) is False:
             what = f"{LAYER}. This one returns its last step alone"
-            raise ValueError(_checks.message("KeepMask", "layer", what, layer, "Set its `return_sequences=True`"))
+            raise ValueError(errors.message("KeepMask", "layer", what, layer, "Set its `return_sequences=True`"))
         super().__init__(layer, **kwargs)
         self.supports_masking = True
         # Keras warns that a layer not marked so destroys the mask, which is not true here.
@@ -102,7 +101,7 @@ class KeepMask(keras.layers.Wrapper):
         shapes = [tuple(mask.shape) for mask in masks]
         if not all(_agree(shape, shapes[0]) for shape in shapes):
             what, fix = "tensors whose masks have one shape", "Attach a mask to the output with SequenceMask instead"
-            raise ValueError(_checks.message(self, "inputs", what, shapes, fix, "the masks' shapes"))
+            raise ValueError(errors.message(self, "inputs", what, shapes, fix, "the masks' shapes"))
         # Of a single mask, Keras makes the mask of the first output.
         return functools.reduce(ops.logical_and, masks) if masks else None
 
@@ -130,7 +129,7 @@ class KeepMask(keras.layers.Wrapper):
         if len(before) < 2 or len(after) < 2 or not _agree(before[:2], after[:2]):
             fix = "Attach a mask of the new lengths to its output with SequenceMask instead"
             context = f"its output has shape {after} for inputs of shape {before}"
-            raise ValueError(_checks.message(self, "layer", LAYER, self.layer, fix, context))
+            raise ValueError(errors.message(self, "layer", LAYER, self.layer, fix, context))
 
 
 def _agree(shape: tuple, other: tuple) -> bool:

@@ -10,9 +10,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
-from keras_seqx._core import sharing
-from keras_seqx.layers import mask_metadata, step_context, time_folding
+from keras_seqx._core import errors, mask_metadata, sharing
+from keras_seqx.layers import batch_norm_masking, time_folding
 
 INPUTS_FIX = "Give the time axis after the batch's, as in (B, T, D)"
 MASK_FIX = "Pass one boolean for each step, or let the inputs carry their masks"
@@ -85,15 +84,15 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     def __init__(self, layer: Any, *, masked_value: float | None = None, skip_masked: bool = False, **kwargs: Any):
         if not isinstance(layer, keras.layers.Layer):
             fix = "Pass an instance, as in `MaskedTimeDistributed(keras.layers.Dense(8))`"
-            raise ValueError(_checks.message(self, "layer", "a keras.layers.Layer", layer, fix))
+            raise ValueError(errors.message(self, "layer", "a keras.layers.Layer", layer, fix))
         super().__init__(layer, **kwargs)
         number = isinstance(masked_value, numbers.Real) and not isinstance(masked_value, bool)
         if masked_value is not None and (not number or math.isnan(masked_value)):
             fix = "Give 0 for layers that sum over time without a mask; losses want None"
-            raise TypeError(_checks.message(self, "masked_value", "a number or None", masked_value, fix))
+            raise TypeError(errors.message(self, "masked_value", "a number or None", masked_value, fix))
         if not isinstance(skip_masked, bool):
             fix = "Say `skip_masked=True` to compute valid steps alone"
-            raise TypeError(_checks.message(self, "skip_masked", "True or False", skip_masked, fix))
+            raise TypeError(errors.message(self, "skip_masked", "True or False", skip_masked, fix))
         self.masked_value: float | None = masked_value
         self.skip_masked: bool = skip_masked
         self.supports_masking = True
@@ -117,7 +116,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         if counted is not None:
             self._check_adds_no_loss()
             counted = steps.flags(counted)
-        with step_context.of_steps(self.layer, counted):
+        with batch_norm_masking.of_steps(self.layer, counted):
             outputs = self._call_layer(inputs, rows, training)
         self._check_outputs(outputs, rows[0])
         valid = None if valid is None else time_folding.fold(valid)
@@ -181,7 +180,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
             masks = masks * len(flat)
         if len(masks) != len(flat):
             what = f"one mask for all inputs, or one for each of the {len(flat)}"
-            raise ValueError(_checks.message(self, "mask", what, len(masks), MASK_FIX, "their number"))
+            raise ValueError(errors.message(self, "mask", what, len(masks), MASK_FIX, "their number"))
         for x, m in zip(flat, masks, strict=True):
             # The last axis of a tensor holds features, as a rule, which a mask need not agree with.
             size = len(x.shape)
@@ -191,7 +190,7 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
             )
             if not fits:
                 what = f"of shape (B, T) or deeper, where the input has the shape {tuple(x.shape)}"
-                raise ValueError(_checks.message(self, "mask", what, tuple(m.shape), MASK_FIX, "its shape"))
+                raise ValueError(errors.message(self, "mask", what, tuple(m.shape), MASK_FIX, "its shape"))
         return flat, _map(lambda m: ops.cast(m, "bool"), masks)
 
     def _call_layer(self, inputs: Any, rows: list, training: bool | None) -> Any:
@@ -229,12 +228,12 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
         for shape in shapes:
             if len(shape) < 2:
                 raise ValueError(
-                    _checks.message(self, "inputs", "of shape (B, T, ...)", tuple(shape), INPUTS_FIX, "a shape")
+                    errors.message(self, "inputs", "of shape (B, T, ...)", tuple(shape), INPUTS_FIX, "a shape")
                 )
             if any(None not in pair and pair[0] != pair[1] for pair in zip(shape[:2], shapes[0][:2], strict=True)):
                 what = "tensors of the same B and T"
                 fix = "Repeat an input without time by `RepeatToLength`"
-                raise ValueError(_checks.message(self, "inputs", what, [tuple(s) for s in shapes], fix, "their shapes"))
+                raise ValueError(errors.message(self, "inputs", what, [tuple(s) for s in shapes], fix, "their shapes"))
 
     def _check_outputs(self, outputs: Any, row: Any) -> None:
         for y in tree.flatten(outputs):
@@ -245,20 +244,20 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
                 received = f"the shape {shape}" if tensor else repr(y)
                 context = f"it returned {received} for inputs of shape {tuple(row.shape)}"
                 fix = "Return tensors of shape (B, ...) for inputs of shape (B, ...)"
-                raise ValueError(_checks.message(self, "layer", what, self.layer, fix, context))
+                raise ValueError(errors.message(self, "layer", what, self.layer, fix, context))
 
     def _check_stateless(self) -> None:
         for part in self.layer._flatten_layers():
             if getattr(part, "stateful", False):
                 fix = "Set `stateful=False`, as every step is a row of the batch of its own"
-                raise ValueError(_checks.message(self, "layer", "without a stateful RNN", self.layer, fix, part.name))
+                raise ValueError(errors.message(self, "layer", "without a stateful RNN", self.layer, fix, part.name))
 
     def _check_adds_no_loss(self) -> None:
         for part in self.layer._flatten_layers():
             if part.activity_regularizer is not None:
                 what = "without `activity_regularizer` where steps are masked, as it would count them"
                 fix = "Give it to MaskedTimeDistributed itself, which counts valid steps alone"
-                raise ValueError(_checks.message(self, "layer", what, self.layer, fix, part.name))
+                raise ValueError(errors.message(self, "layer", what, self.layer, fix, part.name))
 
 
 # In a weights file Keras addresses a layer by the `__name__` of its class and nothing else. With that of
@@ -294,7 +293,7 @@ def _valid(masks: list) -> Any:
 
 def _counted(valid: Any, like: Any) -> Any:
     """Returns which steps of `like` (B, T, ...) statistics count: the `valid` ones of rows that count themselves."""
-    outer = step_context.outer_valid(like.shape[0])
+    outer = batch_norm_masking.outer_valid(like.shape[0])
     if outer is None:
         return valid
     outer = ops.broadcast_to(ops.expand_dims(outer, 1), ops.shape(like)[:2])

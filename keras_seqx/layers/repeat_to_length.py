@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 FIX = "Call it as `RepeatToLength()([vector, sequence])`"
 
@@ -77,14 +77,14 @@ class RepeatToLength(keras.layers.Layer):
     def _check(self, shapes: Any) -> None:
         if len(shapes) != 2 or not all(isinstance(shape, (list, tuple)) or hasattr(shape, "rank") for shape in shapes):
             what = "a pair `[x, sequence]`"
-            raise ValueError(_checks.message(self, "inputs", what, shapes, FIX, "its shape"))
+            raise ValueError(errors.message(self, "inputs", what, shapes, FIX, "its shape"))
         x, sequence = (tuple(shape) for shape in shapes)
         if len(x) < 1 or len(sequence) < 2:
             what = "a pair of shapes (B, ...) and (B, T, ...)"
-            raise ValueError(_checks.message(self, "inputs", what, (x, sequence), FIX, "their shapes"))
+            raise ValueError(errors.message(self, "inputs", what, (x, sequence), FIX, "their shapes"))
         if None not in (x[0], sequence[0]) and x[0] != sequence[0]:
             what = "a pair with the same B"
-            raise ValueError(_checks.message(self, "inputs", what, (x, sequence), FIX, "their shapes"))
+            raise ValueError(errors.message(self, "inputs", what, (x, sequence), FIX, "their shapes"))
 
     def _check_order(self, inputs: Any) -> None:
         x, sequence = inputs
@@ -94,4 +94,4 @@ class RepeatToLength(keras.layers.Layer):
             what = "a pair `[x, sequence]`, in this order"
             shapes = (tuple(x.shape), tuple(sequence.shape))
             fix = f"{FIX}, with a sequence (B, T, D); one without features has the shape (B, T, 1)"
-            raise ValueError(_checks.message(self, "inputs", what, shapes, fix, f"their shapes, of {dtypes}"))
+            raise ValueError(errors.message(self, "inputs", what, shapes, fix, f"their shapes, of {dtypes}"))

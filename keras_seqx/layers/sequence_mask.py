@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_seqx import _checks, masking
-from keras_seqx._core import tensors
+from keras_seqx._core import errors, masks, tensors
 
 LENGTHS = "an integer tensor of shape (B,) or (B, 1), the number of valid steps of each row"
 INPUTS_FIX = "Call it as `SequenceMask()([inputs, lengths])`"
@@ -76,7 +75,7 @@ class SequenceMask(keras.layers.Layer):
         return self.call(inputs)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        mask = masking.lengths_to_mask(inputs[1], like=inputs[0])
+        mask = masks.lengths_to_mask(inputs[1], like=inputs[0])
         if isinstance(previous_mask, (list, tuple)) and previous_mask[0] is not None:
             mask = ops.logical_and(mask, previous_mask[0])
         return mask
@@ -84,19 +83,19 @@ class SequenceMask(keras.layers.Layer):
     def _check_shapes(self, shapes: Any) -> None:
         if len(shapes) != 2 or not all(isinstance(shape, (list, tuple)) or hasattr(shape, "rank") for shape in shapes):
             what = "a pair `[inputs, lengths]`"
-            raise ValueError(_checks.message(self, "inputs", what, shapes, INPUTS_FIX, "its shape"))
+            raise ValueError(errors.message(self, "inputs", what, shapes, INPUTS_FIX, "its shape"))
         sequence, lengths = (tuple(shape) for shape in shapes)
         if len(sequence) < 2:
-            raise ValueError(_checks.message(self, "inputs", "of shape (B, T, ...)", sequence, INPUTS_FIX, "its shape"))
+            raise ValueError(errors.message(self, "inputs", "of shape (B, T, ...)", sequence, INPUTS_FIX, "its shape"))
         sizes = (sequence[0], 1) if len(lengths) == 2 else (sequence[0],)
-        _checks.shape(self, "lengths", lengths, "(B,) or (B, 1)", sizes, INPUTS_FIX)
+        errors.shape(self, "lengths", lengths, "(B,) or (B, 1)", sizes, INPUTS_FIX)
 
     def _check_lengths(self, lengths: Any, steps: int | None) -> None:
         dtype = keras.backend.standardize_dtype(lengths.dtype)
         if "int" not in dtype:
             fix = "Cast the lengths to 'int32'"
-            raise TypeError(_checks.message(self, "lengths", LENGTHS, lengths.dtype, fix, "dtype"))
+            raise TypeError(errors.message(self, "lengths", LENGTHS, lengths.dtype, fix, "dtype"))
         values = tensors.host_values(lengths)
         if values is not None and steps is not None and ((values < 0) | (values > steps)).any():
             what = f"within [0, {steps}], as there are {steps} steps"
-            raise ValueError(_checks.message(self, "lengths", what, values.ravel().tolist(), LENGTHS_FIX))
+            raise ValueError(errors.message(self, "lengths", what, values.ravel().tolist(), LENGTHS_FIX))

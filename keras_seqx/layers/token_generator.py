@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
-from keras_seqx._core import sharing, tensors
-from keras_seqx.decoding import arguments, generator_checks, loop, options
-from keras_seqx.decoding.beam_search import BeamSearch
-from keras_seqx.decoding.generation import Generation, repeat
-from keras_seqx.decoding.search import RowByRow, Search
-from keras_seqx.decoding.stream import Stream
+from keras_seqx._core import control_flow, errors, sharing, tensors, validation
+from keras_seqx._decoder import checks as decoder_checks
+from keras_seqx.generation import checks
+from keras_seqx.generation.beam_search import BeamSearch
+from keras_seqx.generation.search import RowByRow, Search
+from keras_seqx.generation.search_state import Generation, repeat
+from keras_seqx.generation.streaming import Stream
 from keras_seqx.layers.autoregressive_decoder import AutoregressiveDecoder
 
 # What the configuration holds as objects.
@@ -114,18 +114,18 @@ class TokenGenerator(keras.layers.Layer):
         if not isinstance(decoder, AutoregressiveDecoder) or decoder.embedding is None:
             fix = "Pass the trained decoder itself, made with `embedding=keras.layers.Embedding(...)`"
             what = "an AutoregressiveDecoder with an `embedding`"
-            raise TypeError(_checks.message(self, "decoder", what, decoder, fix))
+            raise TypeError(errors.message(self, "decoder", what, decoder, fix))
         super().__init__(**{"dtype": decoder.dtype_policy, **kwargs})
         self.decoder = decoder
         self.supports_jit = decoder.supports_jit
         self.force_end = bool(force_end)
-        self.end_token = generator_checks.end_token_of(self, end_token, self.force_end)
-        self.pad_token = options.token(self, "pad_token", pad_token, "0 is what Keras' embeddings mask")
+        self.end_token = checks.end_token_of(self, end_token, self.force_end)
+        self.pad_token = validation.token(self, "pad_token", pad_token, "0 is what Keras' embeddings mask")
         fix = "It bounds the tokens behind a prompt"
-        self.max_steps = _checks.positive_integer(self, "max_steps", max_steps, fix)
-        self.search = generator_checks.search_of(self, search)
-        self.processors = generator_checks.processors_of(self, processors)
-        self.num_return_sequences = generator_checks.returned(self, num_return_sequences, self.search)
+        self.max_steps = errors.positive_integer(self, "max_steps", max_steps, fix)
+        self.search = checks.search_of(self, search)
+        self.processors = checks.processors_of(self, processors)
+        self.num_return_sequences = checks.returned(self, num_return_sequences, self.search)
         self.return_alignments = bool(return_alignments)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -138,11 +138,9 @@ class TokenGenerator(keras.layers.Layer):
         if self.return_alignments and not parts.cells.gives_alignments:
             fix = "Use an `AttentionCell`, or leave it out"
             what = "False, as no cell of the decoder attends to a memory"
-            raise ValueError(_checks.message(self, "return_alignments", what, True, fix))
+            raise ValueError(errors.message(self, "return_alignments", what, True, fix))
         vocabulary = parts.output.shape[-1]
-        generator_checks.check_vocabulary(
-            self, vocabulary, self.end_token, self.force_end, self.max_steps, self.processors
-        )
+        checks.check_vocabulary(self, vocabulary, self.end_token, self.force_end, self.max_steps, self.processors)
 
     def call(
         self,
@@ -154,7 +152,7 @@ class TokenGenerator(keras.layers.Layer):
         inputs_mask: Any = None,
         memory_mask: Any = None,
     ) -> dict[str, Any]:
-        loop.refuse_torch_export()
+        control_flow.refuse_torch_export()
         mask = self.decoder.parts.mask_of(inputs, inputs_mask if mask is None else mask)
         self._check(inputs, initial_state, memory, covariates, mask)
         question = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
@@ -183,7 +181,7 @@ class TokenGenerator(keras.layers.Layer):
         if not isinstance(self.search, RowByRow) or self.search.beams > 1:
             fix = 'Use "greedy" or `Sampling()` with one sample, or call the generator'
             what = "one that knows a token as it comes"
-            raise ValueError(_checks.message(self, "search", what, self.search, fix))
+            raise ValueError(errors.message(self, "search", what, self.search, fix))
         if not self.built:
             shapes = [None if x is None else np.shape(x) for x in (memory, covariates)]
             self.build(np.shape(inputs), *shapes)
@@ -257,12 +255,12 @@ class TokenGenerator(keras.layers.Layer):
         steps = None if given is None else given - 1 + self.max_steps
         parts.check(self, inputs, initial_state, memory, covariates, steps, mask)
         read = None if given is None else given - 1
-        arguments.check_max_length(self, "max_steps", self.max_steps, read, parts.cells.max_length)
+        decoder_checks.check_max_length(self, "max_steps", self.max_steps, read, parts.cells.max_length)
         known = None if mask is None else tensors.known(mask)
         if known is not None and np.any(known[:, 1:] > known[:, :-1]):
             fix = "Pad prompts on the right"
             what = "true at the first tokens of a row and false behind them"
-            raise ValueError(_checks.message(self, "mask", what, known.tolist(), fix))
+            raise ValueError(errors.message(self, "mask", what, known.tolist(), fix))
 
     def _own(self, x: Any) -> Any:
         """Returns an argument as a tensor of the dtype that a call would give it."""
@@ -274,7 +272,7 @@ class TokenGenerator(keras.layers.Layer):
         rows = ops.shape(inputs)[0] * self.search.beams
         width = self.decoder.parts.output.shape[-1]
         noise = self.search.noise(rows, self.max_steps, width, self.seed_generator)
-        return arguments.check_draws(self, "search", self.search, noise)
+        return decoder_checks.check_draws(self, "search", self.search, noise)
 
     def _question(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any
@@ -300,7 +298,7 @@ class TokenGenerator(keras.layers.Layer):
             prompt_lengths=question["prompt_lengths"],
             states=question["states"],
             processors=self.processors,
-            end_tokens=options.as_list(self.end_token),
+            end_tokens=validation.as_list(self.end_token),
             pad_token=self.pad_token,
             max_steps=self.max_steps,
             score_dtype=self._score_dtype(),

@@ -5,11 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_seqx import _checks
-from keras_seqx._core import keras_internals
-from keras_seqx.decoding import attention, heads, loop, options
-from keras_seqx.decoding import attention_arguments as arguments
-from keras_seqx.decoding.random_cell import RandomCell
+from keras_seqx._attention import checks as arguments
+from keras_seqx._attention import functions, multi_head
+from keras_seqx._core import control_flow, errors, keras_internals, validation
+from keras_seqx._decoder.random_cell import RandomCell
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
@@ -104,22 +103,22 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.units = _checks.positive_integer(self, "units", units, "It is the width of inputs and outputs")
-        self.num_heads = _checks.positive_integer(self, "num_heads", num_heads, "Each reads a part of the units")
+        self.units = errors.positive_integer(self, "units", units, "It is the width of inputs and outputs")
+        self.num_heads = errors.positive_integer(self, "num_heads", num_heads, "Each reads a part of the units")
         if self.units % (2 * self.num_heads):
             what = f"a number of heads that divides `units`={units} into even parts, as features turn in pairs"
             fix = "Choose `units` as a multiple of `2 * num_heads`"
-            raise ValueError(_checks.message(self, "num_heads", what, num_heads, fix))
-        self.max_length = _checks.positive_integer(self, "max_length", max_length, "It is the size of the cache")
+            raise ValueError(errors.message(self, "num_heads", what, num_heads, fix))
+        self.max_length = errors.positive_integer(self, "max_length", max_length, "It is the size of the cache")
         self.intermediate_dim = intermediate_dim
         if intermediate_dim is not None:
             fix = "Leave it out for `4 * units`"
-            self.intermediate_dim = _checks.positive_integer(self, "intermediate_dim", intermediate_dim, fix)
+            self.intermediate_dim = errors.positive_integer(self, "intermediate_dim", intermediate_dim, fix)
         self.cross_attention = bool(cross_attention)
-        self.dropout = _checks.probability(self, "dropout", dropout, "Leave it out for none")
+        self.dropout = errors.probability(self, "dropout", dropout, "Leave it out for none")
         self.activation = keras.activations.get(activation)
         fix = "It keeps a row of equal features from a division by zero"
-        self.layer_norm_epsilon = options.number(
+        self.layer_norm_epsilon = validation.number(
             self, "layer_norm_epsilon", layer_norm_epsilon, "a finite number above 0", lambda x: x > 0, fix
         )
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -139,7 +138,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
 
     def build(self, inputs_shape: Any, states_shape: Any = None, memory_shape: Any = None) -> None:
         fix = "The block adds to what it reads: project the inputs to its width before, by `keras.layers.Dense`"
-        _checks.shape(self, "inputs", inputs_shape, "(B, D)", (None, self.units), fix)
+        errors.shape(self, "inputs", inputs_shape, "(B, D)", (None, self.units), fix)
         self._memory_width = None
         self._self_kernels = self._dense("self_attention", self.units, 3 * self.units)
         self._self_output = self._dense("self_attention_output", self.units, self.units)
@@ -179,10 +178,10 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         memory, prepared = ops.cast(memory, self.compute_dtype), {}
         if memory_mask is not None:
             mask = ops.cast(memory_mask, "bool")
-            memory, prepared["mask"] = attention.hide(memory, mask), mask[:, None, None]
+            memory, prepared["mask"] = functions.hide(memory, mask), mask[:, None, None]
         # Cast, as a decoder calls this outside the scope of the owner's dtype.
         kernel, bias = (ops.cast(v.value, self.compute_dtype) for v in self._cross_kernels)
-        keys, values = heads.split(attention.project(memory, kernel) + bias, 2, self.num_heads)
+        keys, values = multi_head.split(functions.project(memory, kernel) + bias, 2, self.num_heads)
         return {**prepared, "keys": keys, "values": values}
 
     def call(
@@ -220,7 +219,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         """Returns the mean over the heads of weights (B, N, T, S)."""
         if weights is None:
             fix = "Make the cell with `cross_attention=True`"
-            raise ValueError(_checks.message(self, "return_alignments", "False without a memory", True, fix))
+            raise ValueError(errors.message(self, "return_alignments", "False without a memory", True, fix))
         return ops.sum(weights, axis=1) / self.num_heads
 
     def _read(
@@ -238,23 +237,25 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
 
         def self_attention(x):
             nonlocal keys, values
-            query, key, value = heads.split(_affine(x, self._self_kernels), 3, self.num_heads)
+            query, key, value = multi_head.split(_affine(x, self._self_kernels), 3, self.num_heads)
             query, key = self._rotated([query, key], steps)
-            keys, values = heads.write(keys, key, position), heads.write(values, value, position)
+            keys, values = multi_head.write(keys, key, position), multi_head.write(values, value, position)
             if fresh:
                 places = ops.arange(ops.shape(x)[1], dtype="int32")
-                context, _ = heads.attend(query, key, value, (places[None] <= places[:, None])[None, None])
+                context, _ = multi_head.attend(query, key, value, (places[None] <= places[:, None])[None, None])
             else:
                 seen = ops.arange(self.max_length, dtype="int32")[None, None] <= steps[:, :, None]
-                context, _ = heads.attend(query, keys, values, seen[:, None])
-            return _affine(heads.merge(context), self._self_output)
+                context, _ = multi_head.attend(query, keys, values, seen[:, None])
+            return _affine(multi_head.merge(context), self._self_output)
 
         def cross_attention(x):
             nonlocal alignments
             of_memory = memory if isinstance(memory, dict) else self.prepare_memory(memory, memory_mask)
-            (query,) = heads.split(_affine(x, self._cross_query), 1, self.num_heads)
-            context, alignments = heads.attend(query, of_memory["keys"], of_memory["values"], of_memory.get("mask"))
-            return _affine(heads.merge(context), self._cross_output)
+            (query,) = multi_head.split(_affine(x, self._cross_query), 1, self.num_heads)
+            context, alignments = multi_head.attend(
+                query, of_memory["keys"], of_memory["values"], of_memory.get("mask")
+            )
+            return _affine(multi_head.merge(context), self._cross_output)
 
         def feedforward(x):
             self._check_export()
@@ -266,13 +267,13 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         for place, (sublayer, norm) in enumerate(sublayers):
             x = self._add(x, sublayer, norm, training, place, position)
         # Rather no number than a wrong one.
-        x = loop.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
+        x = control_flow.where((steps < self.max_length)[:, :, None], x, ops.full_like(x, float("nan")))
         keys, values = (ops.reshape(cache, (-1, self.max_length * self.units)) for cache in (keys, values))
         return x, [x[:, -1], keys, values, ops.cast(position + ops.shape(x)[1], read.dtype)], alignments
 
     def _add(self, x: Any, sublayer: Any, norm: tuple[Any, Any], training: Any, place: int, position: Any) -> Any:
         def normalized(x):
-            return heads.layer_norm(x, norm[0].value, norm[1].value, self.layer_norm_epsilon)
+            return multi_head.layer_norm(x, norm[0].value, norm[1].value, self.layer_norm_epsilon)
 
         y = sublayer(normalized(x) if self.normalize_first else x)
         if training and self.dropout:
@@ -281,19 +282,19 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
 
     def _rotated(self, tensors: list[Any], steps: Any) -> list[Any]:
         """Returns tensors (B, N, T, E) turned by their positions `steps` (B, T)."""
-        tables = heads.rotations(self.max_length, self.units // self.num_heads)
+        tables = multi_head.rotations(self.max_length, self.units // self.num_heads)
         steps = ops.minimum(steps, self.max_length - 1)
         cosines, sines = (
             ops.take(ops.convert_to_tensor(t, dtype=self.compute_dtype), steps, axis=0)[:, None] for t in tables
         )
-        return [heads.rotate(x, cosines, sines) for x in tensors]
+        return [multi_head.rotate(x, cosines, sines) for x in tensors]
 
     def _check_memory(self, memory: Any) -> None:
         if self.cross_attention and memory is None:
             arguments.check_memory_shape(self, None)
         if memory is not None and not self.cross_attention:
             fix = "Make the cell with `cross_attention=True`, or leave it out"
-            raise ValueError(_checks.message(self, "memory", "None without `cross_attention`", memory, fix))
+            raise ValueError(errors.message(self, "memory", "None without `cross_attention`", memory, fix))
 
     def _check_export(self) -> None:
         """Raises where a file would not load: TensorFlow's "gelu" has no ONNX operation."""
@@ -301,7 +302,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         if gelu and keras_internals.export_format() == "onnx":
             fix = 'Train it with "relu" or "silu", or export to a SavedModel'
             what = 'another than "gelu" in an export to ONNX from TensorFlow'
-            raise RuntimeError(_checks.message(self, "activation", what, "gelu", fix))
+            raise RuntimeError(errors.message(self, "activation", what, "gelu", fix))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -332,4 +333,4 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
 
 def _affine(x: Any, weights: tuple[Any, Any]) -> Any:
     kernel, bias = weights
-    return attention.project(x, kernel.value) + bias.value
+    return functions.project(x, kernel.value) + bias.value

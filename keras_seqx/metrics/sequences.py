@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 
 TOKEN_FIX = "Give the id as an int, or None where there is none"
 
@@ -100,18 +100,18 @@ class SequenceMetric(keras.metrics.Metric):
         if not _integer(y_true):
             fix = "Cast them to int32; of one-hot targets take the argmax"
             dtype = keras.backend.standardize_dtype(y_true.dtype)
-            raise TypeError(_checks.message(self, "y_true", "integer token ids", dtype, fix, "its dtype"))
+            raise TypeError(errors.message(self, "y_true", "integer token ids", dtype, fix, "its dtype"))
         if len(true_shape) not in (2, 3):
             what, fix = "of shape (B, T), or (B, R, T) with R references", "Give one row of ids for each item"
-            raise ValueError(_checks.message(self, "y_true", what, true_shape, fix, "its shape"))
+            raise ValueError(errors.message(self, "y_true", what, true_shape, fix, "its shape"))
         if len(pred_shape) != (2 if _integer(y_pred) else 3):
             what, fix = "integer token ids (B, T), or float scores (B, T, V)", "Cast ids to int32"
             dtype = keras.backend.standardize_dtype(y_pred.dtype)
             error = ValueError if len(pred_shape) != 2 else TypeError
-            raise error(_checks.message(self, "y_pred", what, pred_shape, fix, f"its shape, its dtype is {dtype}"))
+            raise error(errors.message(self, "y_pred", what, pred_shape, fix, f"its shape, its dtype is {dtype}"))
         if None not in (true_shape[0], pred_shape[0]) and true_shape[0] != pred_shape[0]:
             what, fix = f"of the same batch size as `y_true`, {true_shape[0]}", "Give one prediction for each target"
-            raise ValueError(_checks.message(self, "y_pred", what, pred_shape, fix, "its shape"))
+            raise ValueError(errors.message(self, "y_pred", what, pred_shape, fix, "its shape"))
 
     def _check_weight(self, weight: Any, y_true: Any) -> None:
         shape, (batch, *references, steps) = tuple(weight.shape), tuple(y_true.shape)
@@ -119,7 +119,7 @@ class SequenceMetric(keras.metrics.Metric):
         if len(shape) == 2:
             sizes = (batch, 1 if references or shape[1] == 1 else steps)
         what, fix = "of shape (B,), or (B, T) for one reference (B, T)", "Give one weight for each item"
-        _checks.shape(self, "sample_weight", shape, what, sizes, fix)
+        errors.shape(self, "sample_weight", shape, what, sizes, fix)
 
 
 def references_that_count(lengths: Any) -> Any:
@@ -148,7 +148,7 @@ def _integer(x: Any) -> bool:
 def _token(owner: Any, argument: str, value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise TypeError(_checks.message(owner, argument, "an integer or None", value, TOKEN_FIX))
+    raise TypeError(errors.message(owner, argument, "an integer or None", value, TOKEN_FIX))
 
 
 def _and(a: Any, b: Any) -> Any:

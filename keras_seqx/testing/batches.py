@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx.layers import SequenceMask
 
 LENGTHS_FIX = "Give the valid steps of each row, or None in the place of inputs without a time axis"
@@ -39,7 +39,7 @@ class Batch:
         sizes = {x.shape[:1] for x in arrays}
         if len(sizes) != 1 or () in sizes or (0,) in sizes:
             text, fix = "one or more arrays (B, ...) of the same B >= 1", "Give every array the same rows"
-            raise ValueError(_checks.message(owner, "inputs", text, [x.shape for x in arrays], fix, "their shapes"))
+            raise ValueError(errors.message(owner, "inputs", text, [x.shape for x in arrays], fix, "their shapes"))
         parts = [_lengths(owner, n, x) for n, x in zip(_per_array(owner, inputs, lengths), arrays, strict=True)]
         return cls(inputs, arrays, parts, masked, padding_value)
 
@@ -130,7 +130,7 @@ def _per_array(owner: str, inputs: Any, lengths: Any) -> list[Any]:
         parts = tree.map_structure_up_to(inputs, lambda _, n: lambda: n, inputs, lengths)
     except (ValueError, TypeError) as error:
         text = "integers (B,), or nested as the inputs are"
-        raise ValueError(_checks.message(owner, "lengths", text, lengths, LENGTHS_FIX)) from error
+        raise ValueError(errors.message(owner, "lengths", text, lengths, LENGTHS_FIX)) from error
     return [part() for part in tree.flatten(parts)]
 
 
@@ -140,8 +140,8 @@ def _lengths(owner: str, lengths: Any, x: np.ndarray) -> np.ndarray | None:
     array = np.asarray(ops.convert_to_numpy(lengths))
     context = f"beside inputs of shape {x.shape}"
     if array.dtype.kind not in "iu":
-        raise TypeError(_checks.message(owner, "lengths", "integers (B,)", lengths, LENGTHS_FIX, context))
+        raise TypeError(errors.message(owner, "lengths", "integers (B,)", lengths, LENGTHS_FIX, context))
     if x.ndim < 2 or array.shape != x.shape[:1] or array.min() < 1 or array.max() > x.shape[1]:
         text = "integers (B,) within [1, T] for inputs (B, T, ...)"
-        raise ValueError(_checks.message(owner, "lengths", text, lengths, LENGTHS_FIX, context))
+        raise ValueError(errors.message(owner, "lengths", text, lengths, LENGTHS_FIX, context))
     return array.astype("int32")

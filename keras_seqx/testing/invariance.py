@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx import _checks
-from keras_seqx.testing import running
+from keras_seqx._core import errors
+from keras_seqx.testing import execution
 from keras_seqx.testing.batches import Batch
 from keras_seqx.testing.measuring import Comparison, Measured, attempt, build, inside, measure
 
@@ -73,10 +73,10 @@ def check_padding_invariance(
     batch = Batch.of(owner, inputs, lengths, attach_masks, padding_value)
     if all(n is None for n in batch.lengths):
         fix = "Give the valid steps of each row"
-        raise ValueError(_checks.message(owner, "lengths", "given for an input or more", lengths, fix))
+        raise ValueError(errors.message(owner, "lengths", "given for an input or more", lengths, fix))
     fix = "It is how many steps are added behind the longest row"
-    extra = _checks.positive_integer(owner, "extra_padding", extra_padding, fix)
-    mode = running.choose_mode(owner, mode)
+    extra = errors.positive_integer(owner, "extra_padding", extra_padding, fix)
+    mode = execution.choose_mode(owner, mode)
     compare = Comparison(law, layer, atol, rtol)
 
     with attempt(law, layer, "on the batch"):
@@ -204,8 +204,8 @@ def check_batch_independence(
     batch = Batch.of(owner, inputs, lengths, attach_masks)
     if len(batch) < 2:
         shapes, fix = [x.shape for x in batch.arrays], "Give rows that could influence each other"
-        raise ValueError(_checks.message(owner, "inputs", "of at least 2 rows", shapes, fix, "their shapes"))
-    mode = running.choose_mode(owner, mode)
+        raise ValueError(errors.message(owner, "inputs", "of at least 2 rows", shapes, fix, "their shapes"))
+    mode = execution.choose_mode(owner, mode)
     compare, rows = Comparison(law, layer, atol, rtol), np.arange(len(batch))
 
     def outputs(batch: Batch, what: str) -> list[np.ndarray]:

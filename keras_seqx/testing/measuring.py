@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx.testing import running
+from keras_seqx.testing import execution
 from keras_seqx.testing.batches import Batch, OutputMasks
 
 
@@ -87,11 +87,11 @@ def measure(
     arguments = (values, [v.value for v in others], tensors)
     slopes: list[Any] = []
     if gradients:
-        slopes, measured = running.compiled(running.gradients(function), mode)(*arguments)
+        slopes, measured = execution.compiled(execution.gradients(function), mode)(*arguments)
     else:
-        measured = running.compiled(lambda *a: function(*a)[1], mode)(*arguments)
-    outputs, masks, losses, variables = running.to_numpy(measured)
-    slopes = running.to_numpy(slopes)
+        measured = execution.compiled(lambda *a: function(*a)[1], mode)(*arguments)
+    outputs, masks, losses, variables = execution.to_numpy(measured)
+    slopes = execution.to_numpy(slopes)
     masks = [m if m.ndim else None for m in masks]
     by_input = dict(zip(floats, slopes[len(trained) :], strict=False))
     input_slopes = [by_input.get(i) for i in range(len(batch.arrays))]

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx import _checks
-from keras_seqx.testing import running
+from keras_seqx._core import errors
+from keras_seqx.testing import execution
 from keras_seqx.testing.batches import Batch, OutputMasks
 from keras_seqx.testing.measuring import Comparison, attempt, build
 
@@ -161,7 +161,7 @@ def check_backends_agree(
     others = other_backends() if backends is None else [b for b in backends if b != keras.backend.backend()]
     if not others or not set(others) <= set(BACKENDS):
         text = f"one or more of {BACKENDS}, installed and other than {keras.backend.backend()!r}"
-        raise ValueError(_checks.message(owner, "backends", text, backends, "Install another backend"))
+        raise ValueError(errors.message(owner, "backends", text, backends, "Install another backend"))
     compare = Comparison(law, layer, atol, rtol)
     with attempt(law, layer, "on the batch"):
         build(layer, batch)
@@ -189,7 +189,7 @@ def _model(layer: keras.layers.Layer, batch: Batch) -> keras.Model:
 
 
 def _call(model: keras.Model, batch: Batch) -> list[np.ndarray]:
-    return running.to_numpy(tree.flatten(model(list(map(ops.convert_to_tensor, batch.tensors)))))
+    return execution.to_numpy(tree.flatten(model(list(map(ops.convert_to_tensor, batch.tensors)))))
 
 
 def _same(compare: Comparison, model: keras.Model, again: keras.Model, batch: Batch, when: str) -> None:

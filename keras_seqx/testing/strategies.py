@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx import _checks
+from keras_seqx._core import errors
 from keras_seqx.data import RaggedArray
 
 try:
@@ -71,7 +71,7 @@ def layer_shapes(
     owner = "layer_shapes"
     for argument, choices in (("batch_sizes", batch_sizes), ("lengths", lengths), ("features", features)):
         if not choices:
-            raise ValueError(_checks.message(owner, argument, "one or more choices", choices, "Give at least one"))
+            raise ValueError(errors.message(owner, argument, "one or more choices", choices, "Give at least one"))
         for size in choices if argument != "features" else itertools.chain(*features):
             _size(owner, argument, size)
     shapes = [(b, t, *f) for b, t, f in itertools.product(batch_sizes, lengths, features)]
@@ -309,7 +309,7 @@ def _elements(dtype: Any) -> Strategy:
 
 
 def _size(owner: str, argument: str, value: Any) -> int:
-    return _checks.positive_integer(owner, argument, value, "Sizes count from 1")
+    return errors.positive_integer(owner, argument, value, "Sizes count from 1")
 
 
 def _check_range(owner: str, low: int, high: int) -> None:
@@ -317,4 +317,4 @@ def _check_range(owner: str, low: int, high: int) -> None:
         _size(owner, "min_length", low)
     if _size(owner, "max_length", high) < low:
         text = f"at least `min_length`, which is {low}"
-        raise ValueError(_checks.message(owner, "max_length", text, high, "Raise it"))
+        raise ValueError(errors.message(owner, "max_length", text, high, "Raise it"))

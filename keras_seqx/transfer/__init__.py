@@ -2,5 +2,5 @@
 
 from keras_seqx.transfer.report import TransferReport as TransferReport
 from keras_seqx.transfer.report import TransferRow as TransferRow
-from keras_seqx.transfer.timesteps import change_timesteps as change_timesteps
-from keras_seqx.transfer.weights import transfer_weights as transfer_weights
+from keras_seqx.transfer.timesteps.change_timesteps import change_timesteps as change_timesteps
+from keras_seqx.transfer.transfer_weights import transfer_weights as transfer_weights

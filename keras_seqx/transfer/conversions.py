@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_seqx.transfer.units import Unit, Weight
+from keras_seqx.transfer.layer_weights import Unit, Weight
 
 LENGTHS = ("truncate", "interpolate")
 LONGEST = 64  # times the target's length

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from keras_seqx import _checks
-from keras_seqx.transfer.units import Unit
-from keras_seqx.transfer.wiring import Wiring, are_alike, colours
+from keras_seqx._core import errors
+from keras_seqx.transfer.layer_graph import Wiring, are_alike, colours
+from keras_seqx.transfer.layer_weights import Unit
 
 Units = Sequence[int]
 
@@ -204,7 +204,7 @@ def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], ro
     """
     fix = "Give {source: target}, names or paths as in the report, or a regular expression and its replacement"
     if not isinstance(mapping, dict) or not all(isinstance(text, str) for item in mapping.items() for text in item):
-        raise TypeError(_checks.message("transfer_weights", "mapping", "a dict of str to str", mapping, fix))
+        raise TypeError(errors.message("transfer_weights", "mapping", "a dict of str to str", mapping, fix))
     scopes = []
     for key, value in mapping.items():
         some = _select(key, sources, roots[0])
@@ -214,12 +214,12 @@ def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], ro
             known = f"the source has {listed(sources)}"
             if _select(key, targets, roots[1]):
                 known = f"{key!r} is of the target, and a mapping goes from source to target; {known}"
-            raise ValueError(_checks.message("transfer_weights", "mapping", where, key, fix, known))
+            raise ValueError(errors.message("transfer_weights", "mapping", where, key, fix, known))
         for to, some in groups.items():
             others = _select(to, targets, roots[1])
             if not others:
                 where, known = "to layers of the target", f"the target has {listed(targets)}"
-                raise ValueError(_checks.message("transfer_weights", "mapping", where, {key: to}, fix, known))
+                raise ValueError(errors.message("transfer_weights", "mapping", where, {key: to}, fix, known))
             scopes.append((some, others))
     return scopes
 
@@ -251,7 +251,7 @@ def _by_expression(key: str, value: str, units: Sequence[Unit]) -> dict[str, lis
     except (re.error, IndexError) as error:
         fix = "Write it as for `re.sub`"
         what = "a valid regular expression and replacement"
-        raise ValueError(_checks.message("transfer_weights", "mapping", what, {key: value}, fix, str(error))) from error
+        raise ValueError(errors.message("transfer_weights", "mapping", what, {key: value}, fix, str(error))) from error
     return groups
 
 

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from keras_seqx import AttentionCell, AutoregressiveDecoder, LengthBucketing, MaskedTimeDistributed
 from keras_seqx.audit import audit_masking
-from keras_seqx.samplers import Categorical, Greedy
+from keras_seqx.generation import Categorical, Greedy
 from tests.audit.models import DATA, IDS, mean, model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* does not support masking")

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_seqx._core import tensors
-from keras_seqx.layers import mask_metadata
+from keras_seqx._core import mask_metadata, tensors
 from tests.cases import BACKEND, MODES, gradients, normal, to_numpy
 
 

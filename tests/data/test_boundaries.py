@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_seqx.data import boundaries
-from keras_seqx.data.boundaries import count_lengths, optimal_boundaries
+from keras_seqx.data.planning import boundaries
+from keras_seqx.data.planning.boundaries import count_lengths, optimal_boundaries
 from tests.cases import numpy_alone
 from tests.reference import boundaries as reference
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_seqx import LengthBucketing, PaddingMonitor
-from keras_seqx.data.progress import Progress
+from keras_seqx.data.feeding.position import Progress
 from tests.data.cases import recording_model, rows_of, sequences
 from tests.data.test_batches import assert_same
 

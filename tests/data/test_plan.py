@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keras_seqx.data.options import Options
-from keras_seqx.data.plan import plan_epoch, sort_into_buckets
+from keras_seqx.data.planning.epoch_plan import plan_epoch, sort_into_buckets
+from keras_seqx.data.planning.options import Options
 from tests.cases import numpy_alone
 
 pytestmark = numpy_alone

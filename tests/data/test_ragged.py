@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_seqx.data.ragged import RaggedArray, read
+from keras_seqx.data.sequences.ragged_array import RaggedArray, read
 from tests.cases import numpy_alone
 
 pytestmark = numpy_alone

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from keras_seqx.decoding import constraints, processors
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx.generation import constraints, processors
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 from tests.cases import BACKEND
 from tests.reference import processors as reference
 
@@ -129,11 +129,11 @@ def expect(case, tokens, lengths, step, logits):
     return np.stack([case.oracle(*row, *case.arguments) for row in rows])
 
 
-@pytest.mark.parametrize("mode", running.modes()[1:] or running.modes())
+@pytest.mark.parametrize("mode", execution.modes()[1:] or execution.modes())
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_numpy_loop(name, mode):
     case = CASES[name]
-    run = running.compiled(case.processor, mode)
+    run = execution.compiled(case.processor, mode)
 
     @given(batches())
     def check(batch):
@@ -191,7 +191,7 @@ PER_ROW = {
 def test_arguments_by_row_hold_for_all_beams_of_the_row(name):
     kind, values, oracle, rest = PER_ROW[name]
     processor = kind(np.array(values), *rest)
-    run = running.compiled(processor, running.modes()[-1])
+    run = execution.compiled(processor, execution.modes()[-1])
 
     @given(batches())
     def check(batch):

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_seqx import AutoregressiveDecoder, Sampler
-from keras_seqx.testing.running import to_numpy
+from keras_seqx.testing.execution import to_numpy
 from tests.cases import MODES, Reference, normal, randomize
 from tests.reference.decoder import STEPS as CELL_STEPS
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_seqx.decoding import loop, samplers
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx._core import control_flow
+from keras_seqx.generation import samplers
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 from tests.reference import processors as reference
 
 DRAWS = 40_000
@@ -52,11 +53,11 @@ def draw(sampler, logits, steps, seed=0, mode="eager"):
     """Ids (DRAWS, steps) from the same logits everywhere."""
     outputs = ops.broadcast_to(ops.convert_to_tensor(logits), (DRAWS, len(logits)))
     noise = sampler.noise(DRAWS, steps, len(logits), keras.random.SeedGenerator(seed))
-    run = running.compiled(sampler, mode)
+    run = execution.compiled(sampler, mode)
     return np.stack([to_numpy(run(outputs, noise[:, t])) for t in range(steps)], axis=1)
 
 
-@pytest.mark.parametrize("mode", running.modes())
+@pytest.mark.parametrize("mode", execution.modes())
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_draws_from_the_exact_distribution(name, mode):
     ids = draw(samplers.Categorical(**SAMPLERS[name]), LOGITS, 1, mode=mode)
@@ -80,9 +81,9 @@ def test_a_seed_repeats():
     assert (first != other).mean() > 0.5
 
 
-@pytest.mark.parametrize("mode", running.modes())
+@pytest.mark.parametrize("mode", execution.modes())
 def test_inverts_the_cumulative_distribution(mode):
-    run = running.compiled(samplers.Categorical(), mode)
+    run = execution.compiled(samplers.Categorical(), mode)
 
     @given(
         logits=st.lists(st.one_of(st.floats(-9, 9, width=32), st.just(-np.inf)), min_size=6, max_size=6),
@@ -101,7 +102,7 @@ def test_inverts_the_cumulative_distribution(mode):
     check()
 
 
-@pytest.mark.parametrize("mode", running.modes())
+@pytest.mark.parametrize("mode", execution.modes())
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_what_has_no_probability_never_comes(dtype, mode):
     # Long enough that sums are taken in blocks, with nothing likely at the ends or between, at every noise there is.
@@ -112,7 +113,7 @@ def test_what_has_no_probability_never_comes(dtype, mode):
     noise = rng.uniform(size=(64, 40)).astype("float32")
     noise[:, 0], noise[:, 1], noise[:, 2] = 0, 1 - 2**-24, 2**-24
     outputs = ops.repeat(ops.cast(logits, dtype), 40, axis=0)
-    ids = to_numpy(running.compiled(samplers.Categorical(), mode)(outputs, noise.reshape(-1)))
+    ids = to_numpy(execution.compiled(samplers.Categorical(), mode)(outputs, noise.reshape(-1)))
     assert (np.repeat(logits, 40, axis=0)[np.arange(64 * 40), ids] > -30000).all()
 
 
@@ -136,7 +137,7 @@ def test_any_leading_axes():
         np.testing.assert_array_equal(whole[1], row)
 
 
-@pytest.mark.parametrize("mode", running.modes())
+@pytest.mark.parametrize("mode", execution.modes())
 def test_runs_in_a_compiled_loop(mode):
     table = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(5, 5)).astype("float32"))
     sampler = samplers.Categorical(temperature=0.9, top_k=4, top_p=0.97, min_p=0.01)
@@ -148,23 +149,23 @@ def test_runs_in_a_compiled_loop(mode):
 
     def chain(noise):
         first = ops.zeros((3,), dtype="int32")
-        return loop.scan(step, first, noise, 6, output=keras.KerasTensor((None,), dtype="int32"))[1]
+        return control_flow.scan(step, first, noise, 6, output=keras.KerasTensor((None,), dtype="int32"))[1]
 
     ids, expected = ops.zeros((3,), dtype="int32"), []
     for t in range(6):
         ids, _ = step(ids, noise[:, t])
         expected.append(to_numpy(ids))
-    np.testing.assert_array_equal(to_numpy(running.compiled(chain, mode)(noise)), np.stack(expected, axis=1))
+    np.testing.assert_array_equal(to_numpy(execution.compiled(chain, mode)(noise)), np.stack(expected, axis=1))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
-@pytest.mark.parametrize("mode", running.modes()[-1:])
+@pytest.mark.parametrize("mode", execution.modes()[-1:])
 def test_a_gaussian_has_its_mean_and_deviation(mode, dtype):
     sampler = samplers.Gaussian(0.5)
     outputs = ops.cast(np.tile(np.array([[1.0, -2, 3, 0, 0.5, -1]]), (DRAWS, 1)), dtype)
     noise = sampler.noise(DRAWS, 1, 6, keras.random.SeedGenerator(0))
     assert tuple(noise.shape) == (DRAWS, 1, 3)
-    received = to_numpy(running.compiled(sampler, mode)(outputs, noise[:, 0]))
+    received = to_numpy(execution.compiled(sampler, mode)(outputs, noise[:, 0]))
     assert received.dtype == dtype
     mean, deviation = np.array([1, -2, 3]), 0.5 * np.exp([0, 0.5, -1])
     tolerance = {"float16": 4e-3}.get(dtype, 1e-6)

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_seqx import BeamSearch, Sampling, samplers
-from keras_seqx.decoding import options
-from keras_seqx.decoding.generation import Generation
-from keras_seqx.decoding.search import GreedySearch
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx import BeamSearch, Sampling
+from keras_seqx import generation as samplers
+from keras_seqx._core import validation as options
+from keras_seqx.generation.search import GreedySearch
+from keras_seqx.generation.search_state import Generation
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 from tests.cases import BACKEND
 from tests.reference import processors as plain
 from tests.reference import search as reference
@@ -56,7 +57,7 @@ def compiled(search, end=0, max_steps=4, processors=(), returned=None, vocabular
         )
         return search.run(generation, noise)
 
-    function = running.compiled(run, mode)
+    function = execution.compiled(run, mode)
 
     def call(tables, prompts, lengths, noise=None):
         tensors = [x if x is None else ops.convert_to_tensor(x) for x in (tables, prompts, lengths, noise)]
@@ -200,7 +201,7 @@ def test_rows_and_padding_change_nothing(search):
 def test_every_way_of_running_gives_the_same(search):
     question = problem(5)
     expected = compiled(search)(*question, noise_for(search, ROWS))
-    for mode in running.modes():
+    for mode in execution.modes():
         found = compiled(search, mode=mode)(*question, noise_for(search, ROWS))
         for key, value in expected.items():
             np.testing.assert_allclose(found[key], value, atol=1e-6)

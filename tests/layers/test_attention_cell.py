@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_seqx import AutoregressiveDecoder
 from keras_seqx.layers.attention_cell import AttentionCell
-from keras_seqx.testing import running
+from keras_seqx.testing import execution
 from tests.cases import BACKEND, CELLS, FEATURES, MODES, normal, randomize, to_numpy
 from tests.reference import attention as oracle
 
@@ -123,7 +123,7 @@ def differentiate(cell, inputs, states, memory, mask, weigh):
         return total, None
 
     values = [v.value for v in variables] + [ops.convert_to_tensor(a) for a in (inputs, memory, *states)]
-    return to_numpy(running.compiled(running.gradients(pure), running.choose_mode("gradients", None))(values)[0])
+    return to_numpy(execution.compiled(execution.gradients(pure), execution.choose_mode("gradients", None))(values)[0])
 
 
 def check_gradients(cell, inner, rtol, atol):
@@ -278,7 +278,7 @@ def test_what_must_go_step_by_step_offers_no_sequence(options):
 
 def test_soft_monotonic_attention_survives_extreme_scores():
     """Where the product of the chances to go on is below any float, quotients of such products are not."""
-    from keras_seqx.decoding.attention import soft_monotonic
+    from keras_seqx._attention.functions import soft_monotonic
 
     rng = np.random.default_rng(0)
     scores = np.concatenate([np.full(70, 30.0), rng.normal(0, 4, 57), np.full(4, -60.0)])[None].astype("float32")
@@ -289,7 +289,7 @@ def test_soft_monotonic_attention_survives_extreme_scores():
 
 
 def test_hard_monotonic_attention_leaves_the_memory_for_good():
-    from keras_seqx.decoding.attention import hard_monotonic
+    from keras_seqx._attention.functions import hard_monotonic
 
     previous = ops.convert_to_tensor(np.eye(5, dtype="float32")[[2]])
     seen = []

@@ -7,7 +7,7 @@ from keras import layers, ops, tree
 
 import keras_seqx
 from keras_seqx import KeepMask, MaskedTimeDistributed, RepeatToLength, SequenceMask
-from keras_seqx.layers import mask_metadata
+from keras_seqx._core import mask_metadata
 from tests.cases import BACKEND, MODES, normal, to_numpy
 
 STEPS = 4

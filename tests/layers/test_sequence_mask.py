@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_seqx import SequenceMask
-from keras_seqx.layers import mask_metadata
+from keras_seqx._core import mask_metadata
 from keras_seqx.testing import check_layer
 from tests.cases import BACKEND, MODES, normal, to_numpy
 

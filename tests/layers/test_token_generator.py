@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_seqx import AttentionCell, BeamSearch, Sampling, TokenGenerator, samplers
+from keras_seqx import AttentionCell, BeamSearch, Sampling, TokenGenerator, generation
 from tests.cases import BACKEND, MODES, normal, to_numpy
 from tests.layers.tokens import VOCABULARY, CountingCell, build, logits_of, program, reweigh
 from tests.reference import processors as plain
@@ -93,7 +93,7 @@ def attentive(seed=0, **kwargs):
 
 
 MEMORY = {"memory": normal(7, 3, 4, 3), "memory_mask": np.arange(4) < np.array([[4], [2], [1]])}
-PROCESSORS = [samplers.MinLength(2, END), samplers.RepetitionPenalty(1.3), samplers.NoRepeatNGram(2)]
+PROCESSORS = [generation.MinLength(2, END), generation.RepetitionPenalty(1.3), generation.NoRepeatNGram(2)]
 
 
 def processed(history, step, logits):
@@ -289,7 +289,7 @@ def test_one_program_serves_any_content(name):
     decoder = attentive()
     traces = []
 
-    class Counting(samplers.Processor):
+    class Counting(generation.Processor):
         def __call__(self, tokens, lengths, step, logits):
             traces.append(step)
             return logits

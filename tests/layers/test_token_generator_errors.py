@@ -13,7 +13,7 @@ from keras_seqx import (
     Gaussian,
     Sampling,
     TokenGenerator,
-    samplers,
+    generation,
 )
 from tests.layers.tokens import VOCABULARY, build
 
@@ -171,7 +171,7 @@ MAKE = {
     "search no search": (lambda: generator(search=4), TypeError, "TokenGenerator: `search` must be"),
     "processors none": (lambda: generator(processors=None), TypeError, "TokenGenerator: `processors` must be a list"),
     "processors alone": (
-        lambda: generator(processors=samplers.TopK(2)),
+        lambda: generator(processors=generation.TopK(2)),
         TypeError,
         "TokenGenerator: `processors` must be a list of processors",
     ),
@@ -216,11 +216,11 @@ BUILD = {
         "TokenGenerator: `end_token` must be one of the decoder's 7 tokens",
     ),
     "a forced end suppressed": (
-        lambda: generator(end_token=[2, 3], force_end=True, processors=[samplers.SuppressTokens([2, 3])])(IDS),
+        lambda: generator(end_token=[2, 3], force_end=True, processors=[generation.SuppressTokens([2, 3])])(IDS),
         "TokenGenerator: `processors` must be such that an end is left at the last step, as `force_end` is true",
     ),
     "a forced end too early for one row": (
-        lambda: generator(force_end=True, processors=[samplers.MinLength([0, 4], 2)])(IDS),
+        lambda: generator(force_end=True, processors=[generation.MinLength([0, 4], 2)])(IDS),
         "TokenGenerator: `processors` must be such that an end is left at the last step, as `force_end` is true",
     ),
     "alignments of no attention": (
@@ -228,29 +228,29 @@ BUILD = {
         "TokenGenerator: `return_alignments` must be False",
     ),
     "processor beyond the vocabulary": (
-        lambda: generator(processors=[samplers.SuppressTokens([1, VOCABULARY])])(IDS),
+        lambda: generator(processors=[generation.SuppressTokens([1, VOCABULARY])])(IDS),
         "TokenGenerator: `processors` must be of token ids below the vocabulary size 7",
     ),
     "every token suppressed": (
-        lambda: generator(processors=[samplers.SuppressTokens(list(range(VOCABULARY)))])(IDS),
+        lambda: generator(processors=[generation.SuppressTokens(list(range(VOCABULARY)))])(IDS),
         "TokenGenerator: `processors` must be such that some token is left",
     ),
     "every token suppressed by two": (
         lambda: generator(
-            processors=[samplers.SuppressTokens([0, 1, 2, 3]), samplers.SuppressTokens(list(range(4, VOCABULARY)))]
+            processors=[generation.SuppressTokens([0, 1, 2, 3]), generation.SuppressTokens(list(range(4, VOCABULARY)))]
         )(IDS),
         "TokenGenerator: `processors` must be such that a token is left at every step",
     ),
     "a forced token suppressed": (
-        lambda: generator(processors=[samplers.ForcedTokens({2: 3}), samplers.SuppressTokens([3])])(IDS),
+        lambda: generator(processors=[generation.ForcedTokens({2: 3}), generation.SuppressTokens([3])])(IDS),
         "none is left for token 2 of a sequence",
     ),
     "a forced end too early": (
-        lambda: generator(processors=[samplers.ForcedTokens({1: 2}), samplers.MinLength(3, 2)])(IDS),
+        lambda: generator(processors=[generation.ForcedTokens({1: 2}), generation.MinLength(3, 2)])(IDS),
         "none is left for token 1 of a sequence",
     ),
     "a forced end too early for a row": (
-        lambda: generator(processors=[samplers.ForcedTokens({1: 2}), samplers.MinLength([0, 3, 1], 2)])(IDS),
+        lambda: generator(processors=[generation.ForcedTokens({1: 2}), generation.MinLength([0, 3, 1], 2)])(IDS),
         "none is left for token 1 of a sequence",
     ),
 }
@@ -374,5 +374,5 @@ def test_only_a_search_that_knows_its_tokens_streams(search):
 
 def test_processors_of_each_row_that_agree_are_taken():
     """More rows than steps, and a number of steps that they do not divide."""
-    layer = generator(build("gru"), processors=[samplers.MinLength([0, 1, 2], 2)])
+    layer = generator(build("gru"), processors=[generation.MinLength([0, 1, 2], 2)])
     assert tuple(layer(np.ones((3, 1), "int32"))["tokens"].shape) == (3, 4)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_seqx import AttentionCell, AutoregressiveDecoder, BeamSearch, Sampling, TokenGenerator, samplers
+from keras_seqx import AttentionCell, AutoregressiveDecoder, BeamSearch, Sampling, TokenGenerator, generation
 from tests.cases import BACKEND, randomize
 
 VOCABULARY, END = 7, 2
@@ -52,11 +52,11 @@ def assert_same(a, b):
 
 BEAMS = BeamSearch(3, length_penalty=0.7, length_normalization="gnmt", num_groups=3, diversity_penalty=0.2)
 PROCESSORS = [
-    samplers.MinLength(2, [END, 6]),
-    samplers.ForcedTokens({0: 3}),
-    samplers.NoRepeatNGram(2),
-    samplers.RepetitionPenalty(1.2),
-    samplers.SuppressTokens([1]),
+    generation.MinLength(2, [END, 6]),
+    generation.ForcedTokens({0: 3}),
+    generation.NoRepeatNGram(2),
+    generation.RepetitionPenalty(1.2),
+    generation.SuppressTokens([1]),
 ]
 
 LOADER = """
@@ -113,7 +113,7 @@ def test_config_round_trip(search):
         end_token=[END, 5],
         max_steps=9,
         search=search,
-        processors=[*PROCESSORS, samplers.PrefixConstrained([[1], [1, 3]], [END, 5])],
+        processors=[*PROCESSORS, generation.PrefixConstrained([[1], [1, 3]], [END, 5])],
         pad_token=6,
         force_end=True,
         num_return_sequences=1,

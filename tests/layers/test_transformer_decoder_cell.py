@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_seqx import AutoregressiveDecoder
 from keras_seqx.layers.transformer_decoder_cell import TransformerDecoderCell
-from keras_seqx.testing import check_serialization, running
+from keras_seqx.testing import check_serialization, execution
 from tests.cases import MODES, normal, randomize, to_numpy
 from tests.reference import attention as oracle
 
@@ -64,7 +64,7 @@ def expected(cell, inputs, memory=None, memory_mask=None, weights=None):
 def compiled(function, *args):
     """Runs a function of tensors, on JAX compiled: one operation at a time takes far longer there."""
     args = keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_tensor(x), args)
-    return running.compiled(function, running.choose_mode("compiled", None))(*args)
+    return execution.compiled(function, execution.choose_mode("compiled", None))(*args)
 
 
 def stepwise(cell, inputs, states, **memory):
@@ -158,7 +158,7 @@ def slopes(cell, function, values):
             return function(*arrays[len(variables) :]), None
 
     values = [v.value for v in variables] + [ops.convert_to_tensor(v) for v in values]
-    return to_numpy(running.compiled(running.gradients(pure), running.choose_mode("gradients", None))(values)[0])
+    return to_numpy(execution.compiled(execution.gradients(pure), execution.choose_mode("gradients", None))(values)[0])
 
 
 def test_gradients_are_exact_in_float64_step_by_step_and_at_once():

@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops, tree
 
 from keras_seqx import AutoregressiveDecoder
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 from tests.cases import BACKEND, Reference, make_cell, randomize
 from tests.reference.search import decoder_logits
 
@@ -80,7 +80,7 @@ def program(layer, mode=MODE, **static):
         with keras.StatelessScope(list(zip(layer.variables, values, strict=True))):
             return layer(*args, **kwargs, **static)
 
-    function = running.compiled(run, mode)
+    function = execution.compiled(run, mode)
 
     def call(*args, **kwargs):
         tensors = tree.map_structure(lambda x: x if x is None else ops.convert_to_tensor(x), (args, kwargs))

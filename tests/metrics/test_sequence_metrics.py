@@ -9,13 +9,13 @@ from hypothesis.extra import numpy as npst
 from keras import ops
 
 from keras_seqx.metrics import EditDistance, SequenceAccuracy
-from keras_seqx.testing import running
-from keras_seqx.testing.running import to_numpy
+from keras_seqx.testing import execution
+from keras_seqx.testing.execution import to_numpy
 from tests.cases import BACKEND
 from tests.reference.edit_distance import accuracy, error_rate, sequence
 
 ROWS, REFERENCES, TRUE_STEPS, STEPS, VOCABULARY = 4, 2, 5, 7, 4
-COMPILED = running.modes()[1:] or running.modes()
+COMPILED = execution.modes()[1:] or execution.modes()
 TOKENS = {"none": {}, "end": {"end_token": 0}, "pad": {"pad_token": 1}, "both": {"end_token": 0, "pad_token": 1}}
 
 KINDS = {
@@ -36,7 +36,7 @@ def updated(metric, mode, hand=lambda *batch: batch):
         zeros = [ops.zeros((), v.dtype) for v in metric.variables]
         return metric.stateless_result(metric.stateless_update_state(zeros, *hand(*batch)))
 
-    compiled = running.compiled(run, mode)
+    compiled = execution.compiled(run, mode)
     return lambda *batch: float(to_numpy(compiled(*map(ops.convert_to_tensor, batch))))
 
 

@@ -7,7 +7,8 @@ import pytest
 from keras import layers
 
 from keras_seqx import testing
-from keras_seqx.testing import check_layer, laws
+from keras_seqx.testing import check_layer
+from keras_seqx.testing import checks as laws
 from keras_seqx.testing.serialization import other_backends
 from tests.testing.faults import LENGTHS, ConsumingFactor, CountingStatistics, X
 

@@ -10,8 +10,8 @@ import pytest
 from keras import layers
 
 from keras_seqx import transfer_weights
-from keras_seqx.transfer import assigning, transaction
-from keras_seqx.transfer.reading import Reader
+from keras_seqx.transfer import assigning, assignment
+from keras_seqx.transfer.file_reader.reader import Reader
 from tests.transfer.models import assert_same, randomize, values
 
 
@@ -44,7 +44,7 @@ def test_reading_fails_midway(models, monkeypatch, memory, error):
     """Whether the old values are in memory, in part, or all in a file."""
     _, target, path = models
     before = values(target)
-    monkeypatch.setattr(transaction, "MEMORY", memory)
+    monkeypatch.setattr(assignment, "MEMORY", memory)
     monkeypatch.setattr(Reader, "read", broken_after(4, error, Reader.read))
     with pytest.raises(type(error)):
         transfer_weights(path, target)
@@ -60,7 +60,7 @@ def test_assigning_fails_midway(models, monkeypatch):
     before = values(target)
     variable = target.variables[3]
     monkeypatch.setattr(variable, "assign", broken_after(0, RuntimeError("no"), variable.assign))
-    monkeypatch.setattr(transaction.Transaction, "__exit__", _forgiving(variable, monkeypatch))
+    monkeypatch.setattr(assignment.Transaction, "__exit__", _forgiving(variable, monkeypatch))
     with pytest.raises(RuntimeError, match="no"):
         transfer_weights(source, target)
     assert_same(before, values(target))
@@ -68,7 +68,7 @@ def test_assigning_fails_midway(models, monkeypatch):
 
 def _forgiving(variable, monkeypatch):
     """The variable fails to take the new value, and takes the old one."""
-    leave = transaction.Transaction.__exit__
+    leave = assignment.Transaction.__exit__
 
     def exit_(self, *error):
         monkeypatch.delattr(variable, "assign")
@@ -82,7 +82,7 @@ def test_a_full_disk(models, monkeypatch, room):
     """The old values do not fit: not one is overwritten, or those that were come back."""
     source, target, _ = models
     before = values(target)
-    monkeypatch.setattr(transaction, "MEMORY", 0)
+    monkeypatch.setattr(assignment, "MEMORY", 0)
 
     class Disk:
         def __init__(self, **kwargs):
@@ -120,8 +120,8 @@ def test_truncated_files(models, tmp_path):
 def test_other_dtypes_come_back(monkeypatch, dtype):
     source, target = randomize(network()), randomize(network(dtype), seed=1)
     before = values(target)
-    monkeypatch.setattr(transaction, "MEMORY", 0)
-    pending = transaction.Transaction().__enter__()
+    monkeypatch.setattr(assignment, "MEMORY", 0)
+    pending = assignment.Transaction().__enter__()
     for ours, theirs in zip(source.variables, target.variables, strict=True):
         pending.assign(theirs, functools.partial(keras.ops.convert_to_numpy, ours.value))
     pending.__exit__(ValueError, ValueError(), None)
@@ -131,9 +131,9 @@ def test_other_dtypes_come_back(monkeypatch, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_large_variables_go_in_pieces(models, monkeypatch, dtype):
     """By each backend's own way; and they train on."""
-    for module in (assigning, transaction):
+    for module in (assigning, assignment):
         monkeypatch.setattr(module, "PIECE", 20)
-    monkeypatch.setattr(transaction, "MEMORY", 0)
+    monkeypatch.setattr(assignment, "MEMORY", 0)
     source, _, path = models
     target = network(dtype)
     transfer_weights(path, target)

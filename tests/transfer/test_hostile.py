@@ -14,7 +14,8 @@ import pytest
 from keras import layers
 
 from keras_seqx import transfer_weights
-from keras_seqx.transfer import reading, sources
+from keras_seqx.transfer.file_reader import reader
+from keras_seqx.transfer.sources import source
 from tests.transfer import hostile, test_legacy
 from tests.transfer.models import assert_same, randomize, values
 from tests.transfer.test_reading import _mutated
@@ -100,8 +101,8 @@ def damaged_config(config, chance):
 
 def test_damaged_files(monkeypatch, tmp_path):
     """Of hundreds, each is transferred, or refused in due form, with the target as it was."""
-    monkeypatch.setattr(reading, "PATIENCE", 1.0)
-    shared = reading.Reader()
+    monkeypatch.setattr(reader, "PATIENCE", 1.0)
+    shared = reader.Reader()
 
     class Shared:
         def __enter__(self):
@@ -110,7 +111,7 @@ def test_damaged_files(monkeypatch, tmp_path):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(sources, "Reader", Shared)
+    monkeypatch.setattr(source, "Reader", Shared)
     model = randomize(small())
     model.compile("adam", "mse")
     model.train_on_batch(np.zeros((2, 6, 5)), np.zeros((2, 4)))

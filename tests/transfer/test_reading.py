@@ -17,8 +17,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_seqx.transfer import reader_child, reading
-from keras_seqx.transfer.reading import ArrayInfo, Reader
+from keras_seqx.transfer.file_reader import process
+from keras_seqx.transfer.file_reader import reader as reading
+from keras_seqx.transfer.file_reader.reader import ArrayInfo, Reader
 from tests.cases import numpy_alone
 from tests.transfer import hostile
 from tests.transfer.hostile import CONFIG, DATA, archive, hdf5
@@ -410,7 +411,7 @@ def _impostor(monkeypatch, tmp_path, *replies):
     script = tmp_path / "impostor.py"
     lines = [f"sys.stdin.buffer.readline(); out.write({reply!r}); out.flush()" for reply in (b"{}\n", *replies)]
     script.write_text("\n".join(["import sys; out = sys.stdout.buffer", *lines, ""]))
-    monkeypatch.setattr(reader_child, "SCRIPT", script)
+    monkeypatch.setattr(process, "SCRIPT", script)
 
 
 @pytest.mark.parametrize("name", NONSENSE)
@@ -433,7 +434,7 @@ def test_the_process_is_not_trusted_with_data(monkeypatch, tmp_path, reply):
 
 def test_a_process_that_does_not_start(monkeypatch, tmp_path):
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr(reader_child, "SCRIPT", tmp_path / "broken.py")
+    monkeypatch.setattr(process, "SCRIPT", tmp_path / "broken.py")
     with Reader() as reader, pytest.raises(RuntimeError, match="did not start"):
         reader.open(LEGACY[0])
 

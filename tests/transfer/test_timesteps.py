@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 from keras_seqx import AutoregressiveDecoder, MaskedTimeDistributed, RepeatToLength, SequenceMask
-from keras_seqx.transfer.timesteps import change_timesteps
+from keras_seqx.transfer.timesteps.change_timesteps import change_timesteps
 from tests.cases import randomize
 
 T, D = 6, 3

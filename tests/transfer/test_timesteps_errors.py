@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 from keras_seqx import AutoregressiveDecoder
-from keras_seqx.transfer.timesteps import change_timesteps
+from keras_seqx.transfer.timesteps.change_timesteps import change_timesteps
 from tests.transfer.test_timesteps import (
     D,
     Positions,

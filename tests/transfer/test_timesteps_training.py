@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_seqx.transfer.timesteps import change_timesteps
+from keras_seqx.transfer.timesteps.change_timesteps import change_timesteps
 
 T, D = 6, 3
 X = np.random.default_rng(0).normal(size=(8, T, D)).astype("float32")

@@ -1,0 +1,1 @@
+"""Attention over a memory, shared by the cells that have it."""

@@ -1,0 +1,1 @@
+"""Feeds the planned batches to Keras, and keeps the position."""

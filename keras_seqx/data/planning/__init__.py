@@ -1,0 +1,1 @@
+"""Decides which sequences make which batch of an epoch."""

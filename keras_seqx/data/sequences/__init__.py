@@ -1,0 +1,1 @@
+"""Reads sequences of every kind into ragged arrays."""

@@ -1,0 +1,1 @@
+"""Reads layers and weights from models and from files."""

@@ -1,0 +1,1 @@
+"""Rebuilds a model for another number of timesteps."""
