@@ -222,7 +222,7 @@ def hub(case: Case) -> Callable:
     from keras_hub import samplers
 
     decoder = decoder_layer(case.vocabulary)
-    parts = decoder.parts
+    core = decoder._core
 
     @keras.saving.register_keras_serializable(package="benchmark")
     class Generate(keras.Layer):
@@ -237,15 +237,15 @@ def hub(case: Case) -> Callable:
 
             def step(prompt, cache, index):
                 states, memories = cache
-                passes = parts.passes(memories, None, training=False)
+                passes = core.passes(memories, None, training=False)
                 token = ops.take(prompt, index - 1, axis=1)
                 logits, states, _ = passes.step(token, states, index - 1)
                 hidden = ops.zeros((ops.shape(prompt)[0], 1))
                 return logits, hidden, (states, memories)
 
-            memories = [{k: v for k, v in m.items() if v is not None} for m in parts.cells.prepare_memory(memory, None)]
+            memories = [{k: v for k, v in m.items() if v is not None} for m in core.cells.prepare_memory(memory, None)]
             prompt = ops.zeros((rows, STEPS + 1), "int32") + ops.one_hot(0, STEPS + 1, dtype="int32") * START
-            cache = (parts.initial_states(None, rows, memory), memories)
+            cache = (core.initial_states(None, rows, memory), memories)
             return self.sampler(next=step, prompt=prompt, cache=cache, index=1)[:, 1:]
 
     memory = keras.Input(batch_shape=(case.rows, MEMORY, UNITS))

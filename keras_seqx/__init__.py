@@ -23,11 +23,11 @@ from keras_seqx.generation import ForcedTokens as ForcedTokens
 from keras_seqx.generation import Gaussian as Gaussian
 from keras_seqx.generation import Greedy as Greedy
 from keras_seqx.generation import Identity as Identity
+from keras_seqx.generation import LogitsProcessor as LogitsProcessor
 from keras_seqx.generation import MinLength as MinLength
 from keras_seqx.generation import MinP as MinP
 from keras_seqx.generation import NoRepeatNGram as NoRepeatNGram
 from keras_seqx.generation import PrefixConstrained as PrefixConstrained
-from keras_seqx.generation import Processor as Processor
 from keras_seqx.generation import RepetitionPenalty as RepetitionPenalty
 from keras_seqx.generation import Sampler as Sampler
 from keras_seqx.generation import Sampling as Sampling
@@ -69,6 +69,7 @@ __all__ = [
     "KeepMask",
     "LengthBucketing",
     "LengthCurriculum",
+    "LogitsProcessor",
     "MaskedTimeDistributed",
     "MaskingAudit",
     "MinLength",
@@ -76,7 +77,6 @@ __all__ = [
     "NoRepeatNGram",
     "PaddingMonitor",
     "PrefixConstrained",
-    "Processor",
     "RaggedArray",
     "RepeatToLength",
     "RepetitionPenalty",

@@ -85,7 +85,7 @@ WITH_DATA = {
     "LengthCurriculum": (lambda data: ks.LengthCurriculum(data, 3), [ks.LengthBucketing(DATA, **BUCKETING)]),
     "SequencePlot": (lambda x, y: ks.SequencePlot(x, y, freq=2), [DATA[0][None], DATA[0][None]]),
 }
-BASES = {"Processor", "Sampler", "StopCondition"}
+BASES = {"LogitsProcessor", "Sampler", "StopCondition"}
 
 
 def test_every_registered_class_is_here():

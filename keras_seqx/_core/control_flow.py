@@ -226,7 +226,7 @@ def known_size(size: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def eagerly(function: Callable[[], Any]) -> Any:
+def ensure_eager(function: Callable[[], Any]) -> Any:
     """Returns `function()`, computed at once even while a program around it is traced."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -39,10 +39,10 @@ def host_values(x: Any) -> np.ndarray | None:
 
         if not isinstance(x, torch.Tensor) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return None
-    return known(x)
+    return static_value(x)
 
 
-def known(x: Any) -> np.ndarray | None:
+def static_value(x: Any) -> np.ndarray | None:
     """Returns the values of a tensor, or None while they are not known, in a program being traced."""
     try:
         return ops.convert_to_numpy(x)

@@ -90,14 +90,16 @@ class CellStack:
         memories: Sequence[dict],
         length: Any,
         variables: Sequence[Any],
-        fresh: bool = False,
+        is_initial_state: bool = False,
     ) -> tuple[Any, list[Any]]:
         """A whole sequence, cell by cell: x (B, T, width) -> outputs (B, T, H), last states.
 
-        `fresh` tells that the states are the cells' own initial ones, which spares some cells work.
+        `is_initial_state` tells that the states are the cells' own initial ones, which spares some cells work.
         """
         return self._through(
-            lambda cell, x, states, memory: cell.sequence(x, states, training, memory, length, variables, fresh),
+            lambda cell, x, states, memory: cell.sequence(
+                x, states, training, memory, length, variables, is_initial_state
+            ),
             x,
             states,
             memories,
@@ -169,7 +171,7 @@ class Cell:
         self.takes_memory = getattr(self.layer, "takes_memory", takes(self.layer, "memory"))
         self.gives_alignments = self.takes_memory and takes(self.layer, "return_alignments")
         self.max_length = getattr(self.layer, "max_length", None)
-        self.call = {training: cheapest_call(self.layer, owner, training) for training in (False, True)}
+        self.call = {training: fast_call(self.layer, owner, training) for training in (False, True)}
         in_scope = _in_scope_of(self.layer, owner)
         self.fused = self._fused() if in_scope else None
         self.call_sequence = getattr(self.layer, "call_sequence", None) if in_scope else None
@@ -258,13 +260,15 @@ class Cell:
         memory: dict,
         length: Any,
         variables: Sequence[Any],
-        fresh: bool,
+        is_initial_state: bool,
     ) -> tuple[Any, list[Any]]:
         if self.fused is not None:
             _, outputs, states = self.fused.inner_loop(x, list(states), mask=None, training=training)
             return outputs, list(states)
         if self.call_sequence is not None:
-            outputs, new_states = self.call_sequence(x, self._pack(states), training=training, fresh=fresh, **memory)
+            outputs, new_states = self.call_sequence(
+                x, self._pack(states), training=training, is_initial_state=is_initial_state, **memory
+            )
             return outputs, _cast_as(tree.flatten(new_states), states)
 
         def step(states, x):
@@ -283,7 +287,7 @@ def _cast_as(new_states: Sequence[Any], states: Sequence[Any]) -> list[Any]:
     return [ops.cast(n, o.dtype) if n.dtype != o.dtype else n for n, o in zip(new_states, states, strict=True)]
 
 
-def cheapest_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:
+def fast_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:
     """Returns the cheapest faithful way to call a built `layer` at every step from within `owner`.
 
     Where each step runs anew, `Layer.__call__` takes longer than a small layer's work. It may be left out where the

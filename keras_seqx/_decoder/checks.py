@@ -96,8 +96,8 @@ def check_ids(owner: Any, inputs: Any) -> None:
 def check_vocabulary(owner: Any, inputs: Any, mask: Any, embedding: Any) -> None:
     """Checks ids whose values are known, at unmasked steps, against an embedding that tells its `input_dim`."""
     size = getattr(embedding, "input_dim", None)
-    ids = None if size is None else tensors.known(inputs)
-    read = None if mask is None else tensors.known(mask)
+    ids = None if size is None else tensors.static_value(inputs)
+    read = None if mask is None else tensors.static_value(mask)
     if ids is not None and (mask is None or read is not None):
         wrong = ids[((ids < 0) | (ids >= size)) & (True if read is None else read.astype(bool))]
         if wrong.size:

@@ -9,11 +9,11 @@ from keras import ops, tree
 
 from keras_seqx._core import errors, keras_internals
 from keras_seqx._decoder import checks
-from keras_seqx._decoder.cell_stack import CellStack, cheapest_call, takes
-from keras_seqx._decoder.rollout import Passes
+from keras_seqx._decoder.cell_stack import CellStack, fast_call, takes
+from keras_seqx._decoder.rollout import Rollout
 
 
-class Parts:
+class DecoderCore:
     """Cells, output layer, embedding and sampler of a decoder: built, checked and called as one.
 
     A plain object, invisible to Keras' tracking: the layers belong to the decoder.
@@ -74,13 +74,13 @@ class Parts:
             checks.check_logits(self.owner, output, self.output_layer, self.embedding)
 
     @property
-    def feeds_back(self) -> bool:
+    def can_feed_back(self) -> bool:
         """Whether samples can be read as inputs."""
         return self.embedding is not None or self.sampler.sample_width(self.output.shape[-1]) == self.width
 
     def check_feeds_back(self, reason: str) -> None:
         """Raises unless samples can be read as inputs, for the `reason` given."""
-        if not self.feeds_back:
+        if not self.can_feed_back:
             checks.check_width(self.owner, self.output_layer, self.output, self.sampler, self.width, reason)
 
     def check(
@@ -125,11 +125,11 @@ class Parts:
                 states[i] = ops.cast(state, self.cells.state_specs[i].dtype)
         return states
 
-    def passes(self, memories: Any, covariates: Any, training: bool, stop: Callable | None = None) -> Passes:
+    def rollout(self, memories: Any, covariates: Any, training: bool, stop: Callable | None = None) -> Rollout:
         """Returns what stays the same through the steps of one call; `memories` are prepared."""
-        return Passes(
+        return Rollout(
             cells=self.cells,
-            embed=None if self.embedding is None else cheapest_call(self.embedding, self.owner, training),
+            embed=None if self.embedding is None else fast_call(self.embedding, self.owner, training),
             output_layer=self._call_output_layer(training),
             output=self.output,
             sampler=self.sampler,
@@ -144,5 +144,5 @@ class Parts:
     def _call_output_layer(self, training: bool) -> Any:
         if self.output_layer is None:
             return lambda hidden: hidden
-        call = cheapest_call(self.output_layer, self.owner, training)
+        call = fast_call(self.output_layer, self.owner, training)
         return functools.partial(call, **self._output_options) if self._output_options else call

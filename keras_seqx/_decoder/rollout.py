@@ -20,7 +20,7 @@ Rows = dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Passes:
+class Rollout:
     """What stays the same through the steps of one call.
 
     What is fed back is a *sample*: (B, D) where the decoder is continuous, ids (B,) where it speaks tokens. What the
@@ -60,14 +60,14 @@ class Passes:
         last = ops.zeros((batch_size, self.output.shape[-1]), dtype=self.output.dtype)
         return {"ended": length > 0, "last": last, "length": length}
 
-    def whole(self, inputs: Any, states: States, fresh: bool = False) -> tuple[Any, States]:
+    def run_sequence(self, inputs: Any, states: States, is_initial_state: bool = False) -> tuple[Any, States]:
         """Reads all of `inputs` (B, n, ...), cell by cell; returns outputs (B, n, D) and the last states."""
         features = self._features(inputs)
         length = ops.shape(features)[1]
         if self.covariates is not None:
             features = ops.concatenate([features, self.covariates[:, :length]], axis=-1)
         hidden, states = self.cells.sequence(
-            features, states, self.training, self.memories, length, self.variables, fresh
+            features, states, self.training, self.memories, length, self.variables, is_initial_state
         )
         flat = self.output_layer(ops.reshape(hidden, (-1, hidden.shape[-1])))
         return ops.reshape(flat, (ops.shape(features)[0], length, flat.shape[-1])), states
@@ -80,7 +80,7 @@ class Passes:
         length = ops.zeros((ops.shape(outputs)[0],), dtype="int32") + ops.shape(outputs)[1]
         return {"ended": self.stop(last), "last": last, "length": length}
 
-    def stepwise(self, inputs: Any, use: Any, states: States, rows: Rows = None) -> tuple[Any, States, Rows]:
+    def run_stepwise(self, inputs: Any, use: Any, states: States, rows: Rows = None) -> tuple[Any, States, Rows]:
         """Reads `inputs` (B, n, ...) where `use` (B, n) is true, and the last sample elsewhere."""
         features, length = self._features(inputs), ops.shape(inputs)[1]
         xs = {"features": features, "use": use, **self._by_step(inputs, 0, length)}
@@ -90,7 +90,7 @@ class Passes:
             xs["free"] = given == ops.max(given, axis=1, keepdims=True)
         return self._scan(ops.zeros_like(inputs[:, 0]), states, xs, length, rows)
 
-    def free(self, sample: Any, states: States, start: Any, length: Any, rows: Rows) -> tuple[Any, States, Rows]:
+    def run_free(self, sample: Any, states: States, start: Any, length: Any, rows: Rows) -> tuple[Any, States, Rows]:
         """Reads `sample` (B, ...), and then `length` - 1 times its own; `start` steps went before."""
         return self._scan(sample, states, self._by_step(sample, start, length), length, rows)
 
@@ -110,7 +110,7 @@ class Passes:
         noise = self._noise(ops.shape(output)[0], 1)
         return self._sample(output, noise if noise is None else noise[:, 0], inputs[:, 0])
 
-    def prime(self, inputs: Any, states: States) -> Any:
+    def hold_dropout_masks(self, inputs: Any, states: States) -> Any:
         """Context manager: dropout masks drawn before the loops, and dropped after them."""
         x = self._features(inputs[:, :1])[:, 0]
         if self.covariates is not None:

@@ -78,8 +78,8 @@ class Reference:
         wrong = []
         for mask, match, tensor in zip(masks, self.match(number, side, masks), tensors, strict=True):
             fits = mask is None or tuple(mask.shape) == tuple(tensor.shape[: len(mask.shape)])
-            spills = match is not None and np.any(ops.convert_to_numpy(mask) & ~match.valid)
-            wrong.append(mask is not None and bool(not fits or match is None or match.moved or spills))
+            marks_padding_valid = match is not None and np.any(ops.convert_to_numpy(mask) & ~match.valid)
+            wrong.append(mask is not None and bool(not fits or match is None or match.moved or marks_padding_valid))
         return wrong
 
     def _match(self, tensor: Any, *leaves: Any) -> Match | None:

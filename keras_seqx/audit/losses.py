@@ -19,7 +19,7 @@ MOVED = 1e-4  # relative: losses are sums of very many terms
 
 
 def measure_padded(
-    model: keras.Model, trial: Recording, y: Any, weights: Any
+    model: keras.Model, padded_run: Recording, y: Any, weights: Any
 ) -> tuple[tuple, list[dict[str, float]], str]:
     """Returns targets and weights for a padded run, and what `measure` makes of them.
 
@@ -28,12 +28,12 @@ def measure_padded(
     why = ""
     made: Iterator[tuple]
     if y is None:
-        made = ((targets, None) for targets in _targets(trial))
+        made = ((targets, None) for targets in _targets(padded_run))
     else:
-        made = iter([(_padded(y, trial), None if weights is None else _padded(weights, trial))])
+        made = iter([(_padded(y, padded_run), None if weights is None else _padded(weights, padded_run))])
     for targets in made:
         try:
-            return targets, measure(model, trial, targets), ""
+            return targets, measure(model, padded_run, targets), ""
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             if y is not None:
@@ -69,9 +69,9 @@ def _cut(part: Any, run: Recording) -> Any:
     return tree.pack_sequence_as(part, list(map(ops.convert_to_tensor, cut)))
 
 
-def _padded(y: Any, trial: Recording) -> Any:
+def _padded(y: Any, padded_run: Recording) -> Any:
     """Returns targets padded by zeros, where they have the time axis of their output."""
-    outputs, matches = tree.flatten(trial.outputs), trial.calls[-1].arrived
+    outputs, matches = tree.flatten(padded_run.outputs), padded_run.calls[-1].input_matches
     flat = [to_array(own) for own in tree.flatten(y)]
     if [len(own) for own in flat] != [len(out) for out in outputs]:
         shapes, fix = [own.shape for own in flat], "Pass what `model.evaluate` takes, or no `y`"
@@ -85,20 +85,20 @@ def _padded(y: Any, trial: Recording) -> Any:
     return tree.pack_sequence_as(y, flat)
 
 
-def _targets(trial: Recording) -> Iterator[Any]:
+def _targets(padded_run: Recording) -> Iterator[Any]:
     """Yields made-up targets, of all the kinds that losses ask for."""
     rng = np.random.default_rng(0)
-    shapes = [tuple(out.shape) for out in tree.flatten(trial.outputs)]
+    shapes = [tuple(out.shape) for out in tree.flatten(padded_run.outputs)]
     for kinds in itertools.product(("dense", "sparse"), repeat=len(shapes)):
         made = [
             rng.uniform(size=shape).astype("float32") if kind == "dense" else np.zeros(shape[:-1], "int32")
             for shape, kind in zip(shapes, kinds, strict=True)
         ]
-        yield tree.pack_sequence_as(trial.outputs, made)
+        yield tree.pack_sequence_as(padded_run.outputs, made)
 
 
 def rows(
-    short: list[dict[str, float]], long: list[dict[str, float]], masked: bool, blamed: bool, seen: bool
+    short: list[dict[str, float]], long: list[dict[str, float]], masked: bool, has_culprit: bool, seen: bool
 ) -> Iterator[AuditRow]:
     """Yields a row for the loss and one for each metric.
 
@@ -106,12 +106,12 @@ def rows(
         short: what `measure` returned of a run.
         long: the same with more padding.
         masked: whether a mask came with the outputs.
-        blamed: whether another one lost it.
+        has_culprit: whether another one lost it.
         seen: whether there are finite values in every output.
     """
     for name in ("loss", *(name for name in short[0] if name != "loss")):
         as_is, mended = (_change(a[name], b[name]) for a, b in zip(short, long, strict=True))
-        verdict = "ok" if as_is < MOVED else "leak" if mended >= MOVED else "misled" if blamed else "no mask"
+        verdict = "ok" if as_is < MOVED else "leak" if mended >= MOVED else "misled" if has_culprit else "no mask"
         if not any(np.isfinite(run[0][name]) for run in (short, long)):
             verdict = NOT_FINITE if seen else NOT_COMPARED
         remedy = {"leak": COUNTED, "no mask": ENTRANCE, NOT_FINITE: VERDICTS[NOT_FINITE]}.get(verdict, "")

@@ -13,25 +13,25 @@ from keras_seqx.audit.trace import Recording, operations, same
 Sources = dict[int, list[int]]
 
 
-def mask_sources(look: Recording, leaves: list, time: list[bool]) -> Sources:
+def mask_sources(first_run: Recording, leaves: list, time: list[bool]) -> Sources:
     """Returns the calls that made a mask, and the inputs each of them made it of."""
     sources = {}
-    for number, call in enumerate(look.calls):
-        if _first(call.kept) is not None and _first(call.masks) is None:
+    for number, call in enumerate(first_run.calls):
+        if _first(call.output_masks) is not None and _first(call.masks) is None:
             own = [n for n, leaf in enumerate(leaves) if time[n] and any(same(leaf, t) for t in call.inputs)]
-            steps = _first(call.kept).shape[1]
+            steps = _first(call.output_masks).shape[1]
             sources[number] = own or [n for n, leaf in enumerate(leaves) if time[n] and leaf.shape[1] == steps]
     return sources
 
 
-def own_lengths(look: Recording, sources: Sources, leaves: list, time: list[bool]) -> Lengths:
+def own_lengths(first_run: Recording, sources: Sources, leaves: list, time: list[bool]) -> Lengths:
     """Returns the lengths that the model's masks give to its inputs, all steps where they give none."""
     found: Lengths = [
         np.full(len(leaf), leaf.shape[1]) if is_sequence else None
         for leaf, is_sequence in zip(leaves, time, strict=True)
     ]
     for number, inputs in sources.items():
-        mask = ops.convert_to_numpy(_first(look.calls[number].kept))
+        mask = ops.convert_to_numpy(_first(first_run.calls[number].output_masks))
         last = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
         for n in inputs:
             if mask.shape == leaves[n].shape[:2]:
@@ -39,7 +39,7 @@ def own_lengths(look: Recording, sources: Sources, leaves: list, time: list[bool
     return found
 
 
-def padded_run(
+def run_padded(
     model: keras.Model, batch: Batch, extra: int, reference: Reference, sources: Sources
 ) -> tuple[Recording, list]:
     """Returns the run on inputs padded with the loudest values that the model's masks tell apart, and these values.
@@ -66,8 +66,8 @@ def padded_run(
 
 def _spills(run: Recording, number: int, reference: Reference) -> bool:
     """Returns whether the masks of a call are true at padding."""
-    masks = run.calls[number].kept
-    matches = reference.match(number, "kept", masks)
+    masks = run.calls[number].output_masks
+    matches = reference.match(number, "output_masks", masks)
     pairs = zip(masks, matches, strict=True)
     return any(match is not None and np.any(ops.convert_to_numpy(mask) & ~match.valid) for mask, match in pairs)
 

@@ -11,12 +11,12 @@ from keras import ops, tree
 
 from keras_seqx._core import errors
 from keras_seqx._core.probe import Probe, ProbeBatch, Probed
-from keras_seqx.audit.attribution import Finding, Judgement
+from keras_seqx.audit.attribution import Attribution, Finding
 from keras_seqx.audit.comparison import Reference
 from keras_seqx.audit.inputs import Batch, read, read_lengths
 from keras_seqx.audit.losses import measure, measure_padded
 from keras_seqx.audit.losses import rows as loss_rows
-from keras_seqx.audit.mask_sources import Sources, mask_sources, own_lengths, padded_run
+from keras_seqx.audit.mask_sources import Sources, mask_sources, own_lengths, run_padded
 from keras_seqx.audit.remedies import VERDICTS, class_name, remedy
 from keras_seqx.audit.report import AuditRow, MaskingAudit
 from keras_seqx.audit.trace import Recording, Refused, data_calls, models
@@ -110,26 +110,26 @@ def _audit_batch(model: keras.Model, given: ProbeBatch, extra: int) -> MaskingAu
             if not model.built:
                 model(x, training=False)
             with untouched(model):
-                look = Recording(model, x)
+                first_run = Recording(model, x)
         except Exception as error:
             raise _does_not_run(model, leaves, error) from (error.__cause__ if isinstance(error, Refused) else error)
-        sources = mask_sources(look, leaves, time)
+        sources = mask_sources(first_run, leaves, time)
         if given.lengths is None:
-            batch = Batch(x, leaves, own_lengths(look, sources, leaves, time))
+            batch = Batch(x, leaves, own_lengths(first_run, sources, leaves, time))
         else:
             batch = Batch(x, leaves, read_lengths(x, leaves, time, given.lengths))
         with untouched(model), any_length(model):
             try:
-                audit, fills = _audit(model, batch, targets, extra, look, sources)
+                audit, fills = _audit(model, batch, targets, extra, first_run, sources)
                 mirrored = batch.mirrored(fills)
                 if mirrored is not None:
-                    other, _ = _audit(model, mirrored, targets, extra, look, sources)
+                    other, _ = _audit(model, mirrored, targets, extra, first_run, sources)
                     # What has no finite values there, as a logarithm, was not made for them.
                     if not other.not_compared and len(other.leaks) > len(audit.leaks):
                         audit = other
                 return audit
             except Refused as refused:
-                name = refused.where or look.calls[min(refused.number, len(look.calls) - 1)].name
+                name = refused.where or first_run.calls[min(refused.number, len(first_run.calls) - 1)].name
                 where = f"{name} refused inputs of shapes {refused.shapes}: {refused.why}"
                 what, fix = "able to run at other numbers of steps", "Leave the time axis of its layers open"
                 text = errors.message("audit_masking", "model", what, model.name, fix, where)
@@ -149,54 +149,56 @@ def _does_not_run(model: keras.Model, leaves: list, error: Exception) -> ValueEr
 
 
 def _audit(
-    model: keras.Model, batch: Batch, given: tuple, extra: int, look: Recording, sources: Sources
+    model: keras.Model, batch: Batch, given: tuple, extra: int, first_run: Recording, sources: Sources
 ) -> tuple[MaskingAudit, list]:
     """Returns what was found on one batch, and what it was padded with."""
-    calls = data_calls(look)
+    calls = data_calls(first_run)
     parts = [(rows, Recording(model, x), slice(None)) for rows, x in batch.groups()]
     reference = Reference(batch.size, parts, calls)
-    trial, fills = padded_run(model, batch, extra, reference, sources)
+    padded_run, fills = run_padded(model, batch, extra, reference, sources)
     # Before any other run, because what layers add to the loss is that of the last one.
-    targets, long, why = measure_padded(model, trial, *given) if model.compiled else ((), [], "")
+    targets, long, why = measure_padded(model, padded_run, *given) if model.compiled else ((), [], "")
     short, measured = None, []
-    if long or any(getattr(call.layer, "non_trainable_weights", []) for call in trial.calls[:-1]):
-        short = Recording(model, batch.unpadded(trial.x), reference)
+    if long or any(getattr(call.layer, "non_trainable_weights", []) for call in padded_run.calls[:-1]):
+        short = Recording(model, batch.unpadded(padded_run.x), reference)
         measured = measure(model, short, targets) if long else []
-    mixed = repeated = None
-    if any(match and match.moved for call in trial.calls for match in (*call.arrived, *call.left)):
+    row_swapped_run = repeated_run = None
+    if any(match and match.moved for call in padded_run.calls for match in (*call.input_matches, *call.output_matches)):
         every = list(range(batch.size))
-        repeated = Recording(model, trial.x, Reference(batch.size, [(every, trial, every)], calls))
+        repeated_run = Recording(model, padded_run.x, Reference(batch.size, [(every, padded_run, every)], calls))
         if batch.size > 1:
             # Only then, because the rows had other company in the reference already.
             row = batch.size // 2
-            x = tree.map_structure(lambda leaf: leaf if leaf is None else leaf[[row] * batch.size], trial.x)
-            mixed = Recording(model, x, Reference(batch.size, [([row], trial, [row])], calls))
-    judgement = Judgement(reference, trial, short, mixed, repeated)
-    rows = [_row(finding) for finding in judgement.findings]
+            x = tree.map_structure(lambda leaf: leaf if leaf is None else leaf[[row] * batch.size], padded_run.x)
+            row_swapped_run = Recording(model, x, Reference(batch.size, [([row], padded_run, [row])], calls))
+    attribution = Attribution(reference, padded_run, short, row_swapped_run, repeated_run)
+    rows = [_row(finding) for finding in attribution.findings]
     if long:
-        masked = any(mask is not None for mask in trial.calls[-1].masks)
-        seen = not any(match.unseen for match in trial.calls[-1].arrived if match is not None)
-        rows += loss_rows(measured, long, masked, bool(judgement.outputs_blame), seen)
+        masked = any(mask is not None for mask in padded_run.calls[-1].masks)
+        seen = not any(match.unseen for match in padded_run.calls[-1].input_matches if match is not None)
+        rows += loss_rows(measured, long, masked, bool(attribution.output_culprits), seen)
     notes = [
         f"the statistics of {name} are random in training, so they were not compared"
-        for name in judgement.random_statistics
+        for name in attribution.random_statistics
     ]
-    return MaskingAudit(tuple(rows), (*notes, *_notes(model, batch, sources, trial, bool(long), why))), fills
+    return MaskingAudit(tuple(rows), (*notes, *_notes(model, batch, sources, padded_run, bool(long), why))), fills
 
 
 def _notes(
-    model: keras.Model, batch: Batch, sources: Sources, trial: Recording, measured: bool, why: str
+    model: keras.Model, batch: Batch, sources: Sources, padded_run: Recording, measured: bool, why: str
 ) -> Iterator[str]:
     floats = [leaf for leaf in batch.leaves if leaf is not None and leaf.dtype.kind == "f"]
     strange = sum(leaf.size - int(np.isfinite(leaf).sum()) for leaf in floats)
     if strange:
         yield f"{strange} of {sum(leaf.size for leaf in floats)} values of `x` are not finite"
-    for call in trial.calls[:-1]:
-        arrived, left = ([match for match in side if match is not None] for side in (call.arrived, call.left))
-        finite, size = sum(match.finite for match in left), sum(match.size for match in left)
-        if 0 < finite < size and all(match.finite == match.size for match in arrived):
+    for call in padded_run.calls[:-1]:
+        input_matches, output_matches = (
+            [match for match in side if match is not None] for side in (call.input_matches, call.output_matches)
+        )
+        finite, size = sum(match.finite for match in output_matches), sum(match.size for match in output_matches)
+        if 0 < finite < size and all(match.finite == match.size for match in input_matches):
             yield f"{call.name} gives {size - finite} of {size} values that are not finite; the others were compared"
-    if all(match is None for match in trial.calls[-1].arrived):
+    if all(match is None for match in padded_run.calls[-1].input_matches):
         yield "the outputs of the model do not come row by row, so they were not compared"
     if not sources:
         yield "no layer of the model makes a mask, so nothing tells padding from sequence"

@@ -39,14 +39,14 @@ class Call:
             and -1 where no call gave it, so that operations in the owner's `call` made it.
         masks: the mask that each of them carried, or None.
         came: their values as they came, before they got the reference's.
-        arrived: what became of each by padding, None where it has no counterpart.
-        amiss: the masks that should have come with padded ones, by their place, where none came or a wrong one; None
-            if it is not axis 1 that is padded.
+        input_matches: what became of each by padding, None where it has no counterpart.
+        missing_masks: the masks that should have come with padded ones, by their place, where none came or a wrong
+            one; None if it is not axis 1 that is padded.
         outputs: the values that were computed.
-        left: what became of each of them.
+        output_matches: what became of each of them.
         returned: the tensors that the model went on with.
-        kept: the mask that each of them carried, or None.
-        strips: whether it took the mask off its inputs, as attention does; then they come from here.
+        output_masks: the mask that each of them carried, or None.
+        drops_input_masks: whether it took the mask off its inputs, as attention does; then they come from here.
     """
 
     layer: Any
@@ -57,13 +57,13 @@ class Call:
     sources: list
     masks: list
     came: list
-    arrived: list[Match | None]
-    amiss: dict[int, Any] = dataclasses.field(default_factory=dict)
+    input_matches: list[Match | None]
+    missing_masks: dict[int, Any] = dataclasses.field(default_factory=dict)
     outputs: list = dataclasses.field(default_factory=list)
-    left: list[Match | None] = dataclasses.field(default_factory=list)
+    output_matches: list[Match | None] = dataclasses.field(default_factory=list)
     returned: list = dataclasses.field(default_factory=list)
-    kept: list = dataclasses.field(default_factory=list)
-    strips: bool = False
+    output_masks: list = dataclasses.field(default_factory=list)
+    drops_input_masks: bool = False
 
 
 class Refused(Exception):
@@ -143,18 +143,18 @@ class Recording:
             self._busy = False
         bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if mask_of(t) is not mask]
         self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
-        record.strips = bool(bare)
+        record.drops_input_masks = bool(bare)
         leaves = tree.flatten(outputs)
         # Copied, because on torch a later layer may change them in place.
         record.outputs = [ops.convert_to_numpy(leaf).copy() for leaf in leaves if ops.is_tensor(leaf)]
-        leaves, record.returned, record.left = self._align("outputs", leaves)
+        leaves, record.returned, record.output_matches = self._align("outputs", leaves)
         self._maker.update((id(tensor), len(self.calls)) for tensor in record.returned)
         self.calls.append(record)
         return tree.pack_sequence_as(outputs, leaves)
 
     def _arrive(self, layer: Any, name: str, owner: keras.Model, args: Any) -> tuple[Call, list]:
         if self.calls:  # Keras has attached their masks by now, and the next layer may strip them off.
-            self.calls[-1].kept = [mask_of(tensor) for tensor in self.calls[-1].returned]
+            self.calls[-1].output_masks = [mask_of(tensor) for tensor in self.calls[-1].returned]
         paths, flat = zip(*tree.flatten_with_path(args), strict=True)
         tensors = [leaf for leaf in flat if ops.is_tensor(leaf)]
         sources = [
@@ -163,13 +163,13 @@ class Recording:
             if ops.is_tensor(leaf)
         ]
         came = [ops.convert_to_numpy(tensor).copy() for tensor in tensors]
-        leaves, inputs, arrived = self._align("inputs", list(flat))
-        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], came, arrived)
-        if any(arrived) and self._reference is not None:
+        leaves, inputs, input_matches = self._align("inputs", list(flat))
+        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], came, input_matches)
+        if any(input_matches) and self._reference is not None:
             wrong = self._reference.wrong(len(self.calls), "masks", call.masks, tensors)
-            call.amiss = {
+            call.missing_masks = {
                 n: match.steps
-                for n, (match, mask) in enumerate(zip(arrived, call.masks, strict=True))
+                for n, (match, mask) in enumerate(zip(input_matches, call.masks, strict=True))
                 if match is not None and match.padded and (mask is None or wrong[n])
             }
         return call, leaves

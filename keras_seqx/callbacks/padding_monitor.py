@@ -61,17 +61,17 @@ class PaddingMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         warn_of_padding(type(self).__name__, self.model, self.data.probe(), losses=True)
-        self.data.trained = self.data.position
+        self.data.batches_trained = self.data.position
         self._shapes: set[tuple[int, ...]] = set()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._first = self.data.trained
+        self._first = self.data.batches_trained
         self._began = time.perf_counter()
         self._took: float | None = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         with self._lock:  # Keras may call this from several threads, and out of order.
-            self.data.trained = max(self.data.trained or 0, self._first + batch + 1)
+            self.data.batches_trained = max(self.data.batches_trained or 0, self._first + batch + 1)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         # Of the validation at the epoch's end; a `PaddingMonitor` may also sit in `evaluate`.
@@ -83,9 +83,9 @@ class PaddingMonitor(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         took = time.perf_counter() - self._began if self._took is None else self._took
-        if logs is None or self.data.trained == self._first:
+        if logs is None or self.data.batches_trained == self._first:
             return
-        valid, total, shapes = self.data.steps(self._first, self.data.trained)
+        valid, total, shapes = self.data.steps(self._first, self.data.batches_trained)
         self._shapes.update(map(tuple, shapes.tolist()))
         logs["efficiency"] = float(valid.sum() / total.sum())
         logs["valid_steps_per_second"] = float(valid.sum() / took)

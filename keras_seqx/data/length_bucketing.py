@@ -11,21 +11,21 @@ import numpy as np
 
 from keras_seqx._core import errors
 from keras_seqx._core.arguments import refuse_unknown
-from keras_seqx.data.feeding.finite import Epochs
-from keras_seqx.data.feeding.keras_dataset import Passes
-from keras_seqx.data.feeding.stream import Stream
+from keras_seqx.data.feeding.finite import FiniteSource
+from keras_seqx.data.feeding.keras_dataset import BatchDataset
+from keras_seqx.data.feeding.stream import StreamSource
 from keras_seqx.data.planning.options import Options, check_options, check_seed
 from keras_seqx.data.prediction import predict
 from keras_seqx.data.report import BucketingReport
 from keras_seqx.data.sequences.class_weights import from_pairs, to_pairs
-from keras_seqx.data.sequences.fields import read_components
+from keras_seqx.data.sequences.fields import read_fields
 
 # The arguments of `keras.utils.PyDataset`.
 PYDATASET = ("workers", "use_multiprocessing", "max_queue_size")
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class LengthBucketing(Passes):
+class LengthBucketing(BatchDataset):
     """Turns sequences of different lengths into batches of few shapes with little padding.
 
     Sequences of similar length share a bucket, and are padded on the right to its boundary. The boundaries are those
@@ -185,18 +185,18 @@ class LengthBucketing(Passes):
         reading: dict[str, Any] = {"padding": padding_value, "lengths_as_input": lengths_as_input}
         reading |= {"class_weight": self.class_weight, "normalized": normalize_weights}
         if not hasattr(x, "__next__"):
-            components = read_components(x, y, sample_weight, **reading)
-            self._open(Epochs(components, self.options, self._key, shard_index))
+            fields = read_fields(x, y, sample_weight, **reading)
+            self._open(FiniteSource(fields, self.options, self._key, shard_index))
             return
         if y is not None or sample_weight is not None:
             fix = "Let the iterator yield `(x, y)` or `(x, y, sample_weight)`"
             raise ValueError(errors.message(self, "x", "no iterator where `y` is given apart", x, fix))
-        self._open(Stream(x, self.options, self._key, shard_index, window, **reading))
+        self._open(StreamSource(x, self.options, self._key, shard_index, window, **reading))
 
     @property
     def boundaries(self) -> tuple | None:
         """The padded lengths, pairs of them for sequences with two lengths, None where there are no fixed ones."""
-        boundaries = self._epochs.buckets.boundaries if self._stream is None else self._stream.boundaries()
+        boundaries = self._finite_source.buckets.boundaries if self._stream is None else self._stream.boundaries()
         if boundaries is None:
             return None
         return tuple(tuple(b) if len(b) > 1 else b[0] for b in np.asarray(boundaries).tolist())
@@ -247,7 +247,7 @@ class LengthBucketing(Passes):
         part = copy.copy(self)
         part.rows = np.sort(rows)
         part.options = dataclasses.replace(self.options, **options)
-        part._open(Epochs(self._epochs.given.take(part.rows), part.options, self._key, self.shard_index))
+        part._open(FiniteSource(self._finite_source.given.take(part.rows), part.options, self._key, self.shard_index))
         return part
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,12 +260,12 @@ class LengthBucketing(Passes):
         """
         epochs = self._finite("state_dict")
         self._check_resumable()
-        if self._progress.position is None:
+        if self._tracker.position is None:
             text = "with `PaddingMonitor(data)` among them, for `state_dict` to know what was trained on in this epoch"
             raise RuntimeError(
                 errors.message(self, "callbacks", text, None, "Keras asks for batches ahead of training")
             )
-        epoch, batch = divmod(self._progress.position, epochs.batches)
+        epoch, batch = divmod(self._tracker.position, epochs.batches)
         return {"epoch": epoch, "batch": batch, "seed": self.seed, "fingerprint": epochs.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_seqx.data.feeding.finite import Epochs
+from keras_seqx.data.feeding.finite import FiniteSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ class BucketingReport:
     lengths: np.ndarray = dataclasses.field(repr=False)
 
     @classmethod
-    def of(cls, epochs: Epochs, epoch: int) -> "BucketingReport":
+    def of(cls, source: FiniteSource, epoch: int) -> "BucketingReport":
         """Returns the report of one epoch."""
-        plan, buckets = epochs.plan(epoch), epochs.buckets
+        plan, buckets = source.plan(epoch), source.buckets
         valid, total = plan.valid_steps, plan.total_steps
         sequences = int((plan.stop - plan.start).sum())
         longest = np.sum(buckets.lengths.max(axis=0, where=_staying(buckets)[:, None], initial=0))
@@ -82,7 +82,7 @@ class BucketingReport:
             correlation=float(np.corrcoef(steps[:-1], steps[1:])[0, 1]) if varies else float("nan"),
             dropped=len(buckets.lengths) - sequences,
             overlong=buckets.dropped,
-            truncated=buckets.cut,
+            truncated=buckets.truncated,
             duplicated=plan.filler_rows,
             lengths=buckets.lengths,
         )

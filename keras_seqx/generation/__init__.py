@@ -6,8 +6,8 @@ from keras_seqx.generation.constraints import MinLength as MinLength
 from keras_seqx.generation.constraints import NoRepeatNGram as NoRepeatNGram
 from keras_seqx.generation.constraints import PrefixConstrained as PrefixConstrained
 from keras_seqx.generation.constraints import SuppressTokens as SuppressTokens
+from keras_seqx.generation.processors import LogitsProcessor as LogitsProcessor
 from keras_seqx.generation.processors import MinP as MinP
-from keras_seqx.generation.processors import Processor as Processor
 from keras_seqx.generation.processors import RepetitionPenalty as RepetitionPenalty
 from keras_seqx.generation.processors import Temperature as Temperature
 from keras_seqx.generation.processors import TopK as TopK

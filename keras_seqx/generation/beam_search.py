@@ -9,7 +9,14 @@ from keras import ops, tree
 
 from keras_seqx._core import control_flow, errors, validation
 from keras_seqx.generation.search import Search
-from keras_seqx.generation.search_state import Carry, Generation, flat_rows, take, write, write_alignments
+from keras_seqx.generation.search_state import (
+    Carry,
+    SearchProblem,
+    flat_beam_index,
+    gather_beams,
+    set_column,
+    write_alignments,
+)
 
 NEVER = -float("inf")
 
@@ -99,7 +106,7 @@ class BeamSearch(Search):
             fix = f"Add for example `num_groups={self.beams}`"
             raise ValueError(errors.message(self, "diversity_penalty", what, diversity_penalty, fix))
 
-    def start(self, generation: Generation, noise: Any) -> Carry:
+    def start(self, generation: SearchProblem, noise: Any) -> Carry:
         carry = generation.start()
         lengths = ops.zeros_like(self._by_beam(generation.prompt_lengths))
         score = ops.cast(lengths, generation.score_dtype)
@@ -115,7 +122,7 @@ class BeamSearch(Search):
             "finished": {"lengths": lengths, "scores": score + NEVER},
         }
 
-    def advance(self, generation: Generation, carry: Carry) -> Carry:
+    def advance(self, generation: SearchProblem, carry: Carry) -> Carry:
         history = carry["history"][:, self.beams :]
         logits, states, alignments = generation.advance({**carry, "history": history})
         logp = self._by_beam(generation.allowed(logits, carry["t"]) - _total(logits))
@@ -165,8 +172,12 @@ class BeamSearch(Search):
         guide, best = control_flow.top_k(ops.where(ends, NEVER, found["guide"]), self.beams // self.num_groups)
         scores = guide
         if self.diversity_penalty:
-            scores = take(ops.where(ends, NEVER, found["score"]), best)
-        return {"scores": scores, "source": take(found["parent"], best), "token": take(found["token"], best)}
+            scores = gather_beams(ops.where(ends, NEVER, found["score"]), best)
+        return {
+            "scores": scores,
+            "source": gather_beams(found["parent"], best),
+            "token": gather_beams(found["token"], best),
+        }
 
     def _chosen(self, live: Carry, found: Carry, ending: Any, vocabulary: int) -> Any:
         """How many beams of a group, those that end included, chose each token, (B, V)."""
@@ -185,13 +196,13 @@ class BeamSearch(Search):
         before, candidate = ops.minimum(best, beams - 1), ops.maximum(best - beams, 0)
         return {
             "scores": scores,
-            "lengths": ops.where(new, length[:, None], take(old["lengths"], before)),
+            "lengths": ops.where(new, length[:, None], gather_beams(old["lengths"], before)),
             "new": new,
-            "source": ops.where(new, take(found["parent"], candidate), before + offset),
-            "token": take(found["token"], candidate),
+            "source": ops.where(new, gather_beams(found["parent"], candidate), before + offset),
+            "token": gather_beams(found["token"], candidate),
         }
 
-    def _settled(self, generation: Generation, live: Any, finished: Any, length: Any) -> Any:
+    def _settled(self, generation: SearchProblem, live: Any, finished: Any, length: Any) -> Any:
         """Whether no beam of a group can come among the sequences that are returned any more, (B,)."""
         best = ops.max(live, axis=1)
         if self.early_stopping:
@@ -214,7 +225,7 @@ class BeamSearch(Search):
 
     def _moved(
         self,
-        generation: Generation,
+        generation: SearchProblem,
         carry: Carry,
         states: Any,
         alignments: Any,
@@ -228,15 +239,15 @@ class BeamSearch(Search):
         source, token = (ops.concatenate([finished[key], live[key]], axis=1) for key in ("source", "token"))
         source = ops.where(here, source, ops.arange(2 * self.beams, dtype="int32"))
         new = here & ops.concatenate([finished["new"], ops.ones_like(finished["new"])], axis=1)
-        tables = {key: take(carry[key], source) for key in TABLES if key in carry}
+        tables = {key: gather_beams(carry[key], source) for key in TABLES if key in carry}
         column = ops.where(new, token, generation.upcoming(tables["history"], t))
-        tables["history"] = write(tables["history"], t + 1, column)
+        tables["history"] = set_column(tables["history"], t + 1, column)
         parent = ops.maximum(source - self.beams, 0)
         if alignments is not None:
             # Behind the end of a sequence that was finished before nobody reads.
-            found = take(self._by_beam(alignments), parent)
+            found = gather_beams(self._by_beam(alignments), parent)
             tables["alignments"] = write_alignments(tables["alignments"], t + 1, found)
-        rows = flat_rows(parent[:, self.beams :], self.beams)
+        rows = flat_beam_index(parent[:, self.beams :], self.beams)
         return {
             **tables,
             "t": t + 1,
@@ -247,12 +258,12 @@ class BeamSearch(Search):
             "finished": {key: control_flow.where(here, finished[key], old) for key, old in carry["finished"].items()},
         }
 
-    def finish(self, generation: Generation, carry: Carry) -> Carry:
+    def finish(self, generation: SearchProblem, carry: Carry) -> Carry:
         # The finished sequences stand first in the tables.
         scores, best = control_flow.top_k(carry["finished"]["scores"], generation.returned or 1)
-        found = {key: take(carry[key], best) for key in TABLES if key in carry}
+        found = {key: gather_beams(carry[key], best) for key in TABLES if key in carry}
         # What has no score was never found: fewer sequences exist than were asked for.
-        lengths = ops.where(scores > NEVER, take(carry["finished"]["lengths"], best), 0)
+        lengths = ops.where(scores > NEVER, gather_beams(carry["finished"]["lengths"], best), 0)
         prompt_lengths = self._by_beam(generation.prompt_lengths)[:, :1] + ops.zeros_like(lengths)
         answer = generation.answer(found["history"], lengths, scores, found.get("alignments"), prompt_lengths)
         return answer if generation.returned else tree.map_structure(lambda x: x[:, 0], answer)

@@ -10,7 +10,7 @@ from keras import ops
 from keras_seqx._core import control_flow, errors, validation
 from keras_seqx.generation import constraints
 from keras_seqx.generation.beam_search import BeamSearch
-from keras_seqx.generation.processors import Processor
+from keras_seqx.generation.processors import LogitsProcessor
 from keras_seqx.generation.search import GreedySearch, Sampling, Search
 
 # Processors whose verdict depends on the step alone, not on the tokens before it.
@@ -43,13 +43,13 @@ def search_of(owner: Any, search: Any) -> Search:
     )
 
 
-def processors_of(owner: Any, processors: Any) -> list[Processor]:
+def processors_of(owner: Any, processors: Any) -> list[LogitsProcessor]:
     """Returns the processors, a list."""
     what, fix = "a list of processors", "Pass for example `[RepetitionPenalty(1.2)]`"
     if not isinstance(processors, Sequence) or isinstance(processors, str):
         raise TypeError(errors.message(owner, "processors", what, processors, fix))
     for processor in processors:
-        if not isinstance(processor, Processor):
+        if not isinstance(processor, LogitsProcessor):
             raise TypeError(errors.message(owner, "processors", what, processor, fix, "one of them"))
     return list(processors)
 
@@ -74,7 +74,7 @@ def check_vocabulary(
     end_token: int | list[int] | None,
     force_end: bool,
     max_steps: int,
-    processors: Sequence[Processor],
+    processors: Sequence[LogitsProcessor],
 ) -> None:
     """Checks tokens and processors against the size of the decoder's logits."""
     ends = validation.as_list(end_token)
@@ -87,9 +87,11 @@ def check_vocabulary(
     by_step = [processor for processor in processors if isinstance(processor, BY_STEP_ALONE)]
     if by_step:
         probed = np.arange(min(max_steps, 1 + PROBED // vocabulary), dtype="int32")
-        left = control_flow.eagerly(lambda: _tokens_left(by_step, probed, vocabulary)).any(axis=-1).all(axis=0)
+        left = control_flow.ensure_eager(lambda: _tokens_left(by_step, probed, vocabulary)).any(axis=-1).all(axis=0)
         if force_end:
-            last = control_flow.eagerly(lambda: _tokens_left(by_step, np.array([max_steps - 1], "int32"), vocabulary))
+            last = control_flow.ensure_eager(
+                lambda: _tokens_left(by_step, np.array([max_steps - 1], "int32"), vocabulary)
+            )
             if not last[:, 0, ends].any(axis=-1).all():
                 fix = "Leave one of them out, raise `max_steps`, or leave `force_end` out"
                 what = "such that an end is left at the last step, as `force_end` is true"
@@ -102,7 +104,7 @@ def check_vocabulary(
             raise ValueError(errors.message(owner, "processors", what, by_step, fix, shape))
 
 
-def _tokens_left(processors: Sequence[Processor], steps: np.ndarray, vocabulary: int) -> np.ndarray:
+def _tokens_left(processors: Sequence[LogitsProcessor], steps: np.ndarray, vocabulary: int) -> np.ndarray:
     """Which tokens are left for every row that processors know of, at each of the steps, (rows, steps, V)."""
     rows = max(np.size(getattr(processor, "min_length", 0)) for processor in processors)
     step = ops.tile(ops.convert_to_tensor(steps), rows)

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_seqx._core import errors, validation
 from keras_seqx.generation import history
-from keras_seqx.generation.processors import Processor
+from keras_seqx.generation.processors import LogitsProcessor
 from keras_seqx.generation.trie import Trie
 
 END_FIX = "Give the id that ends a sequence"
@@ -17,14 +17,14 @@ VOCABULARY_FIX = "Give ids of the decoder's vocabulary"
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class NoRepeatNGram(Processor):
+class NoRepeatNGram(LogitsProcessor):
     """Leaves out every token that would make a sequence of n tokens come a second time, the prompt included.
 
     Args:
         ngram_size: integer of at least 1, n. With 1 no token comes twice.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: `ngram_size` below 1.
@@ -55,7 +55,7 @@ class NoRepeatNGram(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class MinLength(Processor):
+class MinLength(LogitsProcessor):
     """Leaves out the end until enough tokens were generated.
 
     Args:
@@ -64,7 +64,7 @@ class MinLength(Processor):
         end_token: integer, the id of the end, or a list of them, if several tokens end a sequence.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: a negative number.
@@ -96,14 +96,14 @@ class MinLength(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class SuppressTokens(Processor):
+class SuppressTokens(LogitsProcessor):
     """Leaves out some tokens at every step.
 
     Args:
         tokens: list of integers, their ids.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: no ids, or negative ones.
@@ -133,14 +133,14 @@ class SuppressTokens(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class ForcedTokens(Processor):
+class ForcedTokens(LogitsProcessor):
     """Leaves nothing but a given token, of logit zero, at some steps.
 
     Args:
         tokens: dictionary `{step: token}` of integers, steps counted from 0, or a list of such pairs.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: no pairs, negative numbers, or a step that comes twice.
@@ -183,7 +183,7 @@ class ForcedTokens(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class PrefixConstrained(Processor):
+class PrefixConstrained(LogitsProcessor):
     """Has one of some given sequences generated, and then the end.
 
     What was generated is looked up among the beginnings of the sequences, and only what follows there in one of them
@@ -195,7 +195,7 @@ class PrefixConstrained(Processor):
         end_token: integer, the id of the end, or a list of them: any of these may then follow a whole sequence.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: no sequences, an empty one, negative ids, or the end within a sequence.
@@ -245,14 +245,14 @@ class PrefixConstrained(Processor):
         return {"sequences": [list(s) for s in self.sequences], "end_token": self.end_token}
 
 
-def _check_vocabulary(processor: Processor, owner: Any, tokens: Sequence[int], vocabulary_size: int) -> None:
+def _check_vocabulary(processor: LogitsProcessor, owner: Any, tokens: Sequence[int], vocabulary_size: int) -> None:
     if max(tokens) >= vocabulary_size:
         what = f"of token ids below the vocabulary size {vocabulary_size}"
         context = f"its largest id is {max(tokens)}"
         raise ValueError(errors.message(owner, "processors", what, processor, VOCABULARY_FIX, context))
 
 
-def _check_leaves_some(processor: Processor, owner: Any, suppressed: Sequence[int], vocabulary_size: int) -> None:
+def _check_leaves_some(processor: LogitsProcessor, owner: Any, suppressed: Sequence[int], vocabulary_size: int) -> None:
     _check_vocabulary(processor, owner, suppressed, vocabulary_size)
     if len(set(suppressed)) == vocabulary_size:
         what, fix = "such that some token is left", "Suppress fewer tokens"

@@ -18,7 +18,7 @@ OFF = "Leave the processor out to keep every token"
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class Processor:
+class LogitsProcessor:
     """Changes the logits of a step of generation.
 
     The base of all processors. A subclass defines `__call__`, a pure function with static shapes. Its law: rows do not
@@ -37,8 +37,8 @@ class Processor:
     Example:
 
     >>> from keras import ops
-    >>> from keras_seqx import Processor
-    >>> class Doubled(Processor):
+    >>> from keras_seqx import LogitsProcessor
+    >>> class Doubled(LogitsProcessor):
     ...     def __call__(self, tokens, lengths, step, logits):
     ...         return 2 * logits
     >>> tokens, lengths = ops.zeros((2, 4), "int32"), ops.ones((2,), "int32")
@@ -66,7 +66,7 @@ class Processor:
         return {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Processor":
+    def from_config(cls, config: dict[str, Any]) -> "LogitsProcessor":
         """Returns the processor of a config."""
         return cls(**config)
 
@@ -98,14 +98,14 @@ class Processor:
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class Temperature(Processor):
+class Temperature(LogitsProcessor):
     """Divides the logits by a temperature.
 
     Args:
         temperature: number above 0, or an array (B,); below 1 likely tokens become likelier.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: a temperature of 0 or below.
@@ -132,14 +132,14 @@ class Temperature(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class TopK(Processor):
+class TopK(LogitsProcessor):
     """Keeps the k most likely tokens, and those as likely as the last of them.
 
     Args:
         k: integer of at least 1, or an array (B,). One beyond the vocabulary keeps every token.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: k below 1.
@@ -168,14 +168,14 @@ class TopK(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class TopP(Processor):
+class TopP(LogitsProcessor):
     """Keeps the fewest most likely tokens whose probabilities sum to p, one at least; of equals those of larger ids.
 
     Args:
         p: number above 0 and at most 1, or an array (B,).
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: p outside its range.
@@ -204,14 +204,14 @@ class TopP(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class MinP(Processor):
+class MinP(LogitsProcessor):
     """Keeps the tokens that are at least p times as likely as the most likely one.
 
     Args:
         p: number within [0, 1], or an array (B,).
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: p outside [0, 1].
@@ -240,7 +240,7 @@ class MinP(Processor):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class RepetitionPenalty(Processor):
+class RepetitionPenalty(LogitsProcessor):
     """Makes tokens that the row has already less likely.
 
         logits[v] = logits[v] * penalty if logits[v] < 0 else logits[v] / penalty
@@ -251,7 +251,7 @@ class RepetitionPenalty(Processor):
         penalty: number above 0, or an array (B,); above 1 repetition becomes less likely, below 1 likelier.
 
     Returns:
-        A processor, see `Processor`.
+        A processor, see `LogitsProcessor`.
 
     Raises:
         ValueError: a penalty of 0 or below.

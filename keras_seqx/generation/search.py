@@ -7,11 +7,11 @@ from keras import ops
 
 from keras_seqx._core import control_flow, errors
 from keras_seqx.generation.samplers import Categorical, Greedy, Sampler
-from keras_seqx.generation.search_state import Carry, Generation, take, write, write_alignments
+from keras_seqx.generation.search_state import Carry, SearchProblem, gather_beams, set_column, write_alignments
 
 
 class Search:
-    """The base of all searches: pure functions of a `Generation` and the state of the search.
+    """The base of all searches: pure functions of a `SearchProblem` and the state of the search.
 
     `beams` rows are searched for each row of the batch; as many sequences can be returned.
     """
@@ -22,26 +22,26 @@ class Search:
         """Draws everything random of a search, (R, max_steps), or None."""
         return None
 
-    def start(self, generation: Generation, noise: Any) -> Carry:
+    def start(self, generation: SearchProblem, noise: Any) -> Carry:
         """Returns the state before the first step."""
         raise NotImplementedError
 
-    def goes_on(self, carry: Carry) -> Any:
+    def should_continue(self, carry: Carry) -> Any:
         """Returns a boolean scalar: whether any row is unfinished."""
         return ~ops.all(carry["done"])
 
-    def advance(self, generation: Generation, carry: Carry) -> Carry:
+    def advance(self, generation: SearchProblem, carry: Carry) -> Carry:
         """Returns the state after one more step."""
         raise NotImplementedError
 
-    def finish(self, generation: Generation, carry: Carry) -> Carry:
+    def finish(self, generation: SearchProblem, carry: Carry) -> Carry:
         """Returns tokens (B, max_steps), or (B, N, max_steps), and what belongs to them."""
         raise NotImplementedError
 
-    def run(self, generation: Generation, noise: Any) -> Carry:
+    def run(self, generation: SearchProblem, noise: Any) -> Carry:
         """Searches until every row is finished."""
         carry = control_flow.while_loop(
-            self.goes_on,
+            self.should_continue,
             lambda carry: self.advance(generation, carry),
             self.start(generation, noise),
             generation.limit,
@@ -58,7 +58,7 @@ class Search:
         return cls(**config)
 
 
-class RowByRow(Search):
+class SamplingSearch(Search):
     """A search in which each row goes its own way, by a sampler."""
 
     @property
@@ -70,13 +70,13 @@ class RowByRow(Search):
         """Returns the logits (R,) of the tokens (R,) that were chosen."""
         return ops.take_along_axis(logits, token[:, None], axis=1)[:, 0]
 
-    def start(self, generation: Generation, noise: Any) -> Carry:
+    def start(self, generation: SearchProblem, noise: Any) -> Carry:
         carry = generation.start()
         rows = ops.zeros_like(generation.prompt_lengths)
         carry |= {"done": rows > 0, "lengths": rows, "scores": ops.cast(rows, generation.score_dtype)}
         return carry if noise is None else {**carry, "noise": noise}
 
-    def advance(self, generation: Generation, carry: Carry) -> Carry:
+    def advance(self, generation: SearchProblem, carry: Carry) -> Carry:
         t, history = carry["t"], carry["history"]
         logits, states, alignments = generation.advance(carry)
         ahead = t + 1 - generation.prompt_lengths
@@ -97,7 +97,7 @@ class RowByRow(Search):
         new = {
             "t": t + 1,
             "token": column,
-            "history": write(history, t + 1, column),
+            "history": set_column(history, t + 1, column),
             "states": states,
             "done": carry["done"] | (generating & ends),
             "lengths": ops.where(writing, count + 1, carry["lengths"]),
@@ -107,7 +107,7 @@ class RowByRow(Search):
             new["alignments"] = write_alignments(carry["alignments"], t + 1, alignments)
         return new if "noise" not in carry else {**new, "noise": carry["noise"]}
 
-    def finish(self, generation: Generation, carry: Carry) -> Carry:
+    def finish(self, generation: SearchProblem, carry: Carry) -> Carry:
         answer = generation.answer(
             carry["history"], carry["lengths"], carry["scores"], carry.get("alignments"), generation.prompt_lengths
         )
@@ -117,11 +117,11 @@ class RowByRow(Search):
         if generation.returned is None:
             return shaped
         _, best = control_flow.top_k(shaped["scores"], generation.returned)
-        return {key: take(value, best) for key, value in shaped.items()}
+        return {key: gather_beams(value, best) for key, value in shaped.items()}
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class GreedySearch(RowByRow):
+class GreedySearch(SamplingSearch):
     """Takes the most likely token at every step; called "greedy"."""
 
     @property
@@ -133,7 +133,7 @@ class GreedySearch(RowByRow):
 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
-class Sampling(Categorical, RowByRow):
+class Sampling(Categorical, SamplingSearch):
     """Draws every token from the decoder's distribution.
 
         p = softmax(min_p(top_p(top_k(processed logits / temperature))))

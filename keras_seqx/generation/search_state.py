@@ -15,7 +15,7 @@ Carry = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
+class SearchProblem:
     """What a search is asked: how a decoder steps, what it read, and where to stop.
 
     All rows walk through the columns of one table, `history`: at time t every row reads its `token` of column t. A row
@@ -130,7 +130,7 @@ class Generation:
         return answer
 
 
-def write(table: Any, t: Any, column: Any) -> Any:
+def set_column(table: Any, t: Any, column: Any) -> Any:
     """Returns a table (..., L) with `column` (...) at time t."""
     return ops.where(ops.arange(ops.shape(table)[-1], dtype="int32") == t, column[..., None], table)
 
@@ -141,22 +141,22 @@ def write_alignments(table: Any, t: Any, column: Any) -> Any:
     return ops.where(here[:, None], column[..., None, :], table)
 
 
-def take(tensor: Any, index: Any) -> Any:
+def gather_beams(tensor: Any, index: Any) -> Any:
     """Returns entries `index` (B, N) of a tensor (B, K, ...): (B, N, ...)."""
     if len(tensor.shape) == 2:
         return ops.take_along_axis(tensor, index, axis=1)
     inner = ops.shape(tensor)[2:]
-    rows = ops.take(ops.reshape(tensor, (-1, *inner)), flat_rows(index, ops.shape(tensor)[1]), axis=0)
+    rows = ops.take(ops.reshape(tensor, (-1, *inner)), flat_beam_index(index, ops.shape(tensor)[1]), axis=0)
     return ops.reshape(rows, (-1, index.shape[1], *inner))
 
 
-def flat_rows(index: Any, beams: int) -> Any:
+def flat_beam_index(index: Any, beams: int) -> Any:
     """Returns entries `index` (B, N) of each row's `beams` as rows (B * N,) of all rows' beams side by side."""
     first = ops.arange(ops.shape(index)[0], dtype="int32")[:, None] * beams
     return ops.ravel(first + ops.cast(index, "int32"))
 
 
-def repeat(tensors: Any, beams: int) -> Any:
+def expand_to_beams(tensors: Any, beams: int) -> Any:
     """Returns nested tensors (B, ...) as (B * beams, ...), each row `beams` times in succession."""
     if beams == 1:
         return tensors

@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_seqx._core import control_flow
 from keras_seqx.generation.search import Search
-from keras_seqx.generation.search_state import Generation
+from keras_seqx.generation.search_state import SearchProblem
 
 
 class _Scope(keras.layers.Layer):
@@ -29,23 +29,23 @@ class Stream:
         layer: whose variables are read.
         search: one that treats every row for itself.
         question: takes the tensors of a call to a dictionary of those that `generation` needs.
-        generation: takes these to a `Generation`.
+        generation: takes these to a `SearchProblem`.
     """
 
-    def __init__(self, layer: keras.layers.Layer, search: Search, question: Callable, generation: Callable):
+    def __init__(self, layer: keras.layers.Layer, search: Search, search_inputs: Callable, generation: Callable):
         self.layer, self.search = layer, search
-        self._ask, self._generation = question, generation
+        self._ask, self._generation = search_inputs, generation
         self._scope = _Scope(name="stream", dtype=layer.dtype_policy)
 
     def tokens(self, inputs: Any, noise: Any, *args: Any) -> Iterator[np.ndarray]:
         """Yields int32 arrays (B,), the first tokens behind the prompts, the second, ..., until all rows have ended."""
-        question = self._question(inputs, *args)
-        generation: Generation = self._generation(question)
-        carry = self._start(question, noise)
-        first = ops.convert_to_numpy(question["prompt_lengths"])
+        search_inputs = self._question(inputs, *args)
+        generation: SearchProblem = self._generation(search_inputs)
+        carry = self._start(search_inputs, noise)
+        first = ops.convert_to_numpy(search_inputs["prompt_lengths"])
         yielded = 0
         for t in range(inputs.shape[1] + generation.max_steps - 1):
-            carry = self._advance(question, carry)
+            carry = self._advance(search_inputs, carry)
             history, lengths, done = (ops.convert_to_numpy(carry[key]) for key in ("history", "lengths", "done"))
             # A token is handed out when the row of the longest prompt has come as far.
             known = lengths.max() if done.all() else t + 2 - first.max()
@@ -63,11 +63,11 @@ class Stream:
 
     @functools.cached_property
     def _start(self) -> Callable:
-        return self._compiled(lambda question, noise: self.search.start(self._generation(question), noise))
+        return self._compiled(lambda search_inputs, noise: self.search.start(self._generation(search_inputs), noise))
 
     @functools.cached_property
     def _advance(self) -> Callable:
-        return self._compiled(lambda question, carry: self.search.advance(self._generation(question), carry))
+        return self._compiled(lambda search_inputs, carry: self.search.advance(self._generation(search_inputs), carry))
 
     def _compiled(self, function: Callable) -> Callable:
         def scoped(*args):

@@ -235,12 +235,12 @@ class AttentionCell(RandomCell, keras.layers.Layer):
         training: bool | None = None,
         memory: Any = None,
         memory_mask: Any = None,
-        fresh: bool = False,
+        is_initial_state: bool = False,
         return_alignments: bool = False,
     ) -> tuple[Any, list[Any]]:
         memory, length = self._prepared(memory, memory_mask), ops.shape(inputs)[1]
         hidden, states = self._cells.sequence(
-            inputs, states, bool(training), memory["inner"], length, self.variables, fresh
+            inputs, states, bool(training), memory["inner"], length, self.variables, is_initial_state
         )
         attention, alignments = self._attend(hidden, memory, None, training)
         return (attention, alignments) if return_alignments else attention, states

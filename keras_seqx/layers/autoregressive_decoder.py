@@ -8,8 +8,8 @@ from keras import ops, tree
 
 from keras_seqx._core import control_flow, errors, mask_metadata, masks, sharing
 from keras_seqx._decoder import checks
-from keras_seqx._decoder.core import Parts
-from keras_seqx._decoder.rollout import Passes
+from keras_seqx._decoder.core import DecoderCore
+from keras_seqx._decoder.rollout import Rollout
 from keras_seqx.generation import stopping
 from keras_seqx.generation.samplers import Sampler
 from keras_seqx.generation.stopping import StopCondition
@@ -137,10 +137,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.parts = Parts(self, cell, output_layer, embedding, sampler)
-        self.supports_jit = self.parts.supports_jit
+        self._core = DecoderCore(self, cell, output_layer, embedding, sampler)
+        self.supports_jit = self._core.supports_jit
         self.cell, self.output_layer, self.embedding = cell, output_layer, embedding
-        self.sampler = self.parts.sampler
+        self.sampler = self._core.sampler
         self.stop = stopping.stop_or_none(self, stop, embedding)
         self._called_steps = self.steps = steps
         self.return_state = bool(return_state)
@@ -167,11 +167,11 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self._steps = value if value is None else errors.positive_integer(self, "steps", value, STEPS_FIX)
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
-        self.parts.build(inputs_shape, memory_shape, covariates_shape)
+        self._core.build(inputs_shape, memory_shape, covariates_shape)
         if self.stop is not None:
-            self.stop.check(self, self.parts.output.shape[-1])
+            self.stop.check(self, self._core.output.shape[-1])
         if self._initial_teacher_forcing < 1:
-            self.parts.check_feeds_back("`teacher_forcing` is below 1")
+            self._core.check_feeds_back("`teacher_forcing` is below 1")
 
     def call(
         self,
@@ -185,29 +185,29 @@ class AutoregressiveDecoder(keras.layers.Layer):
         inputs_mask: Any = None,
         memory_mask: Any = None,
     ) -> Any:
-        mask = self.parts.mask_of(inputs, inputs_mask if mask is None else mask)
+        mask = self._core.mask_of(inputs, inputs_mask if mask is None else mask)
         steps = self._check_call(inputs, initial_state, memory, covariates, steps, mask)
-        memories = self.parts.cells.prepare_memory(memory, memory_mask)
+        memories = self._core.cells.prepare_memory(memory, memory_mask)
         covariates = self._without_padding(covariates, inputs, steps, mask)
-        all_inputs, inputs = inputs, self.parts.standardize(inputs, mask)[:, :steps]
-        passes = self.parts.passes(memories, covariates, bool(training), self._stop(inputs, steps, training))
+        all_inputs, inputs = inputs, self._core.standardize(inputs, mask)[:, :steps]
+        rollout = self._core.rollout(memories, covariates, bool(training), self._stop(inputs, steps, training))
         # How many inputs are read: an int, but where a TensorFlow graph leaves the time axis open.
         given, known = ops.shape(inputs)[1], control_flow.known_size(inputs.shape[1])
         use = None if mask is None else ops.cast(mask, "bool")[:, :steps]
-        states, rows = self.parts.initial_states(initial_state, ops.shape(inputs)[0], memory), None
-        with passes.prime(inputs, states):
+        states, rows = self._core.initial_states(initial_state, ops.shape(inputs)[0], memory), None
+        with rollout.hold_dropout_masks(inputs, states):
             if known == 1 and steps not in (None, 1):
-                rows = passes.start(ops.shape(inputs)[0])
-                outputs, states, rows = passes.free(inputs[:, 0], states, 0, steps, rows)
-            elif passes.stop is not None and use is not None:
-                rows = passes.start(ops.shape(inputs)[0])
-                outputs, states, rows = passes.stepwise(inputs, use, states, rows)
+                rows = rollout.start(ops.shape(inputs)[0])
+                outputs, states, rows = rollout.run_free(inputs[:, 0], states, 0, steps, rows)
+            elif rollout.stop is not None and use is not None:
+                rows = rollout.start(ops.shape(inputs)[0])
+                outputs, states, rows = rollout.run_stepwise(inputs, use, states, rows)
             else:
-                outputs, states = self._read(passes, inputs, use, states, fresh=initial_state is None)
-                rows = passes.after_whole(outputs)
+                outputs, states = self._read(rollout, inputs, use, states, is_initial_state=initial_state is None)
+                rows = rollout.after_whole(outputs)
             if steps is not None and known not in (1, steps):
-                sample = passes.sample(outputs[:, -1], inputs)
-                more, states, rows = passes.free(sample, states, given, steps - given, rows)
+                sample = rollout.sample(outputs[:, -1], inputs)
+                more, states, rows = rollout.run_free(sample, states, given, steps - given, rows)
                 outputs = ops.concatenate([outputs, more], axis=1)
                 outputs = ops.reshape(outputs, (ops.shape(inputs)[0], steps, outputs.shape[-1]))
         if rows is not None:
@@ -243,24 +243,24 @@ class AutoregressiveDecoder(keras.layers.Layer):
         follows = ops.flip(ops.cumsum(ops.cast(ops.flip(valid, axis=1), "int32"), axis=1), axis=1) > 0
         return ops.where(follows[:, :, None], covariates, ops.zeros_like(covariates))
 
-    def _read(self, passes: Passes, inputs: Any, use: Any, states: list, fresh: bool) -> tuple[Any, list]:
+    def _read(self, rollout: Rollout, inputs: Any, use: Any, states: list, is_initial_state: bool) -> tuple[Any, list]:
         """Outputs and states over the given inputs, layer by layer if it turns out that all are forced."""
-        if not self.parts.feeds_back or control_flow.known_size(inputs.shape[1]) == 1:
-            return passes.whole(inputs, states, fresh)
-        if passes.training:
+        if not self._core.can_feed_back or control_flow.known_size(inputs.shape[1]) == 1:
+            return rollout.run_sequence(inputs, states, is_initial_state)
+        if rollout.training:
             draws = keras.random.uniform(ops.shape(inputs)[:2], dtype="float32", seed=self.seed_generator)
             first = ops.cumsum(ops.ones_like(draws), axis=1) < 2
             kept = ops.logical_or(first, ops.less(draws, self.teacher_forcing))
             use = kept if use is None else ops.logical_and(use, kept)
         if use is None:
-            return passes.whole(inputs, states, fresh)
+            return rollout.run_sequence(inputs, states, is_initial_state)
         if control_flow.exporting() or (self.supports_jit and not control_flow.XLA_DIFFERENTIATES_LOOPS_IN_BRANCHES):
-            return passes.stepwise(inputs, use, states)[:2]
+            return rollout.run_stepwise(inputs, use, states)[:2]
         return control_flow.cond(
             ops.all(use),
-            lambda: passes.whole(inputs, states, fresh),
-            lambda: passes.stepwise(inputs, use, states)[:2],
-            variables=passes.variables,
+            lambda: rollout.run_sequence(inputs, states, is_initial_state),
+            lambda: rollout.run_stepwise(inputs, use, states)[:2],
+            variables=rollout.variables,
         )
 
     def compute_output_spec(
@@ -280,8 +280,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
         self._called_steps = steps
         batch, forced = inputs.shape[:2]
         length = forced if steps is None else steps
-        outputs = keras.KerasTensor((batch, length, self.parts.output.shape[-1]), dtype=self.parts.output.dtype)
-        states = [keras.KerasTensor((batch, *s.shape[1:]), dtype=s.dtype) for s in self.parts.cells.state_specs]
+        outputs = keras.KerasTensor((batch, length, self._core.output.shape[-1]), dtype=self._core.output.dtype)
+        states = [keras.KerasTensor((batch, *s.shape[1:]), dtype=s.dtype) for s in self._core.cells.state_specs]
         return (outputs, *states) if self.return_state else outputs
 
     def compute_output_shape(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> Any:
@@ -294,13 +294,13 @@ class AutoregressiveDecoder(keras.layers.Layer):
         return tree.map_structure(lambda s: tuple(s.shape), spec)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        mask = self.parts.mask_of(inputs, previous_mask)
+        mask = self._core.mask_of(inputs, previous_mask)
         if self.stop is not None and self._called_steps is not None and isinstance(inputs, keras.KerasTensor):
             # A symbolic mask would become part of the graph, in place of the one that `call` knows.
             mask = mask if inputs.shape[1] == self._called_steps else None
         if mask is not None and self._called_steps is not None:
             mask = masks.mask_of_outputs(mask, inputs, self._called_steps)
-        return [mask] + [None] * self.parts.cells.state_count if self.return_state else mask
+        return [mask] + [None] * self._core.cells.state_count if self.return_state else mask
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -328,10 +328,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
             what = "of a known length where `steps` are given, in an export from JAX"
             fix = "Export with an `input_signature` of that length, or leave `steps` out"
             raise ValueError(errors.message(self, "inputs", what, tuple(inputs.shape), fix, "its shape"))
-        self.parts.check(self, inputs, initial_state, memory, covariates, length, mask)
-        checks.check_max_length(self, "steps", length or 1, 0, self.parts.cells.max_length)
+        self._core.check(self, inputs, initial_state, memory, covariates, length, mask)
+        checks.check_max_length(self, "steps", length or 1, 0, self._core.cells.max_length)
         if None not in (steps, given) and steps > given:
-            self.parts.check_feeds_back(f"{steps} steps are asked for and {given} inputs given")
+            self._core.check_feeds_back(f"{steps} steps are asked for and {given} inputs given")
         elif mask is not None and self.return_state:
-            self.parts.check_feeds_back("states behind masked inputs are asked for")
+            self._core.check_feeds_back("states behind masked inputs are asked for")
         return steps

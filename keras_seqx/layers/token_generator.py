@@ -11,8 +11,8 @@ from keras_seqx._core import control_flow, errors, sharing, tensors, validation
 from keras_seqx._decoder import checks as decoder_checks
 from keras_seqx.generation import checks
 from keras_seqx.generation.beam_search import BeamSearch
-from keras_seqx.generation.search import RowByRow, Search
-from keras_seqx.generation.search_state import Generation, repeat
+from keras_seqx.generation.search import SamplingSearch, Search
+from keras_seqx.generation.search_state import SearchProblem, expand_to_beams
 from keras_seqx.generation.streaming import Stream
 from keras_seqx.layers.autoregressive_decoder import AutoregressiveDecoder
 
@@ -134,12 +134,12 @@ class TokenGenerator(keras.layers.Layer):
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
         if not self.decoder.built:
             self.decoder.build(inputs_shape, memory_shape, covariates_shape)
-        parts = self.decoder.parts
-        if self.return_alignments and not parts.cells.gives_alignments:
+        core = self.decoder._core
+        if self.return_alignments and not core.cells.gives_alignments:
             fix = "Use an `AttentionCell`, or leave it out"
             what = "False, as no cell of the decoder attends to a memory"
             raise ValueError(errors.message(self, "return_alignments", what, True, fix))
-        vocabulary = parts.output.shape[-1]
+        vocabulary = core.output.shape[-1]
         checks.check_vocabulary(self, vocabulary, self.end_token, self.force_end, self.max_steps, self.processors)
 
     def call(
@@ -153,10 +153,10 @@ class TokenGenerator(keras.layers.Layer):
         memory_mask: Any = None,
     ) -> dict[str, Any]:
         control_flow.refuse_torch_export()
-        mask = self.decoder.parts.mask_of(inputs, inputs_mask if mask is None else mask)
+        mask = self.decoder._core.mask_of(inputs, inputs_mask if mask is None else mask)
         self._check(inputs, initial_state, memory, covariates, mask)
-        question = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
-        return self.search.run(self._generation(question), self._noise(inputs))
+        search_inputs = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
+        return self.search.run(self._generation(search_inputs), self._noise(inputs))
 
     def stream(
         self,
@@ -178,7 +178,7 @@ class TokenGenerator(keras.layers.Layer):
         Raises:
             ValueError: a search that does not know its tokens before its end, a beam search or several samples.
         """
-        if not isinstance(self.search, RowByRow) or self.search.beams > 1:
+        if not isinstance(self.search, SamplingSearch) or self.search.beams > 1:
             fix = 'Use "greedy" or `Sampling()` with one sample, or call the generator'
             what = "one that knows a token as it comes"
             raise ValueError(errors.message(self, "search", what, self.search, fix))
@@ -191,7 +191,7 @@ class TokenGenerator(keras.layers.Layer):
         )
         inputs, memory, covariates = (self._own(x) for x in (inputs, memory, covariates))
         initial_state = tree.map_structure(self._own, initial_state)
-        mask = self.decoder.parts.mask_of(inputs, mask)
+        mask = self.decoder._core.mask_of(inputs, mask)
         self._check(inputs, initial_state, memory, covariates, mask)
         noise = self._noise(inputs)
         return self._stream.tokens(inputs, noise, initial_state, memory, covariates, mask, memory_mask)
@@ -251,12 +251,12 @@ class TokenGenerator(keras.layers.Layer):
         return cls(**sharing.deserialize(config, *PARTS))
 
     def _check(self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any) -> None:
-        parts, given = self.decoder.parts, inputs.shape[1] if len(inputs.shape) > 1 else None
+        core, given = self.decoder._core, inputs.shape[1] if len(inputs.shape) > 1 else None
         steps = None if given is None else given - 1 + self.max_steps
-        parts.check(self, inputs, initial_state, memory, covariates, steps, mask)
+        core.check(self, inputs, initial_state, memory, covariates, steps, mask)
         read = None if given is None else given - 1
-        decoder_checks.check_max_length(self, "max_steps", self.max_steps, read, parts.cells.max_length)
-        known = None if mask is None else tensors.known(mask)
+        decoder_checks.check_max_length(self, "max_steps", self.max_steps, read, core.cells.max_length)
+        known = None if mask is None else tensors.static_value(mask)
         if known is not None and np.any(known[:, 1:] > known[:, :-1]):
             fix = "Pad prompts on the right"
             what = "true at the first tokens of a row and false behind them"
@@ -270,7 +270,7 @@ class TokenGenerator(keras.layers.Layer):
 
     def _noise(self, inputs: Any) -> Any:
         rows = ops.shape(inputs)[0] * self.search.beams
-        width = self.decoder.parts.output.shape[-1]
+        width = self.decoder._core.output.shape[-1]
         noise = self.search.noise(rows, self.max_steps, width, self.seed_generator)
         return decoder_checks.check_draws(self, "search", self.search, noise)
 
@@ -278,25 +278,25 @@ class TokenGenerator(keras.layers.Layer):
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any
     ) -> dict[str, Any]:
         """Everything that does not change through the steps, as tensors, each row as often as it has beams."""
-        parts, beams = self.decoder.parts, self.search.beams
-        prompt = parts.standardize(inputs, mask)
+        core, beams = self.decoder._core, self.search.beams
+        prompt = core.standardize(inputs, mask)
         valid = ops.ones_like(prompt) if mask is None else ops.cast(mask, "int32")
         tensors = {
             "prompt": prompt,
             "prompt_lengths": ops.maximum(ops.cast(ops.sum(valid, axis=1), "int32"), 1),
-            "states": parts.initial_states(initial_state, ops.shape(inputs)[0], memory),
-            "memories": parts.cells.prepare_memory(memory, memory_mask),
+            "states": core.initial_states(initial_state, ops.shape(inputs)[0], memory),
+            "memories": core.cells.prepare_memory(memory, memory_mask),
             "covariates": covariates,
         }
-        return {**repeat(tensors, beams), "source": memory}
+        return {**expand_to_beams(tensors, beams), "source": memory}
 
-    def _generation(self, question: dict[str, Any]) -> Generation:
-        passes = self.decoder.parts.passes(question["memories"], question["covariates"], training=False)
-        return Generation(
-            step=lambda token, states, t: passes.step(token, states, t, self.return_alignments),
-            prompt=question["prompt"],
-            prompt_lengths=question["prompt_lengths"],
-            states=question["states"],
+    def _generation(self, search_inputs: dict[str, Any]) -> SearchProblem:
+        rollout = self.decoder._core.rollout(search_inputs["memories"], search_inputs["covariates"], training=False)
+        return SearchProblem(
+            step=lambda token, states, t: rollout.step(token, states, t, self.return_alignments),
+            prompt=search_inputs["prompt"],
+            prompt_lengths=search_inputs["prompt_lengths"],
+            states=search_inputs["states"],
             processors=self.processors,
             end_tokens=validation.as_list(self.end_token),
             pad_token=self.pad_token,
@@ -304,10 +304,10 @@ class TokenGenerator(keras.layers.Layer):
             score_dtype=self._score_dtype(),
             returned=self.num_return_sequences,
             force_end=self.force_end,
-            memory_length=ops.shape(question["source"])[1] if self.return_alignments else None,
+            memory_length=ops.shape(search_inputs["source"])[1] if self.return_alignments else None,
         )
 
     def _score_dtype(self) -> str:
         # Half precision is too coarse to sum in.
-        dtype = self.decoder.parts.output.dtype
+        dtype = self.decoder._core.output.dtype
         return dtype if dtype == "float64" else "float32"

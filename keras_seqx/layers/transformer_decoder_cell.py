@@ -205,14 +205,14 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         training: bool | None = None,
         memory: Any = None,
         memory_mask: Any = None,
-        fresh: bool = False,
+        is_initial_state: bool = False,
         return_alignments: bool = False,
     ) -> tuple[Any, list[Any]]:
         """Reads a whole sequence (B, T, D) at once: outputs (B, T, D) and states as after T calls.
 
-        `fresh` tells that the states are the initial ones, and no cache has to be looked through.
+        `is_initial_state` tells that the states are the initial ones, and no cache has to be looked through.
         """
-        outputs, states, alignments = self._read(inputs, states, training, memory, memory_mask, fresh)
+        outputs, states, alignments = self._read(inputs, states, training, memory, memory_mask, is_initial_state)
         return (outputs, self._averaged(alignments)) if return_alignments else outputs, states
 
     def _averaged(self, weights: Any) -> Any:
@@ -223,7 +223,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
         return ops.sum(weights, axis=1) / self.num_heads
 
     def _read(
-        self, x: Any, states: Any, training: Any, memory: Any, memory_mask: Any, fresh: bool
+        self, x: Any, states: Any, training: Any, memory: Any, memory_mask: Any, is_initial_state: bool
     ) -> tuple[Any, list[Any], Any]:
         """Returns outputs (B, T, D), new states, and the weights of the cross-attention (B, N, T, S) or None."""
         self._check_memory(memory)
@@ -240,7 +240,7 @@ class TransformerDecoderCell(RandomCell, keras.layers.Layer):
             query, key, value = multi_head.split(_affine(x, self._self_kernels), 3, self.num_heads)
             query, key = self._rotated([query, key], steps)
             keys, values = multi_head.write(keys, key, position), multi_head.write(values, value, position)
-            if fresh:
+            if is_initial_state:
                 places = ops.arange(ops.shape(x)[1], dtype="int32")
                 context, _ = multi_head.attend(query, key, value, (places[None] <= places[:, None])[None, None])
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_seqx.transfer.layer_weights import Unit, Weight
+from keras_seqx.transfer.layer_weights import LayerWeights, Weight
 
 LENGTHS = ("truncate", "interpolate")
 LONGEST = 64  # times the target's length
@@ -33,7 +33,7 @@ class Inexact(Exception):
     """The weights of one layer cannot be turned into those of another without changing what it computes."""
 
 
-def moves(source: Unit, target: Unit) -> list[Move]:
+def moves(source: LayerWeights, target: LayerWeights) -> list[Move]:
     """Returns what to do for units of one signature.
 
     Raises:
@@ -93,14 +93,14 @@ def resized(source: Weight, target: Weight, how: str) -> Move | None:
     )
 
 
-def _reset_after(unit: Unit) -> bool | None:
+def _reset_after(unit: LayerWeights) -> bool | None:
     if len(unit.weights) == 3:
         return len(unit.shapes[2]) == 2
     value: Any = unit.config.get("reset_after")
     return value if isinstance(value, bool) else None
 
 
-def _gru_moves(source: Unit, target: Unit) -> list[Move]:
+def _gru_moves(source: LayerWeights, target: LayerWeights) -> list[Move]:
     """GRUs that apply the reset gate before or after the product with the recurrent kernel, h U.
 
     (r * h) U equals r * (h U) for every r and h only where the candidate's part of U is diagonal; and a bias behind

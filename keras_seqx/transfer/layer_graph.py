@@ -9,17 +9,17 @@ import dataclasses
 import itertools
 from typing import Any
 
-from keras_seqx.transfer.layer_weights import Unit
+from keras_seqx.transfer.layer_weights import LayerWeights
 from keras_seqx.transfer.sources import model_config
 
 NODE_LIMIT = 100_000
 WORK_LIMIT = 20_000_000  # colours; a chain of 3,000 layers takes as many
-Ref = int | tuple[str, int]  # a unit, or an input of the model
-Values = list[tuple[Ref, ...]]  # for each tensor, where it comes from
+Producer = int | tuple[str, int]  # a unit, or an input of the model
+Values = list[tuple[Producer, ...]]  # for each tensor, where it comes from
 
 
 @dataclasses.dataclass
-class Wiring:
+class LayerGraph:
     """The units of one model as a graph.
 
     Attributes:
@@ -29,29 +29,29 @@ class Wiring:
     """
 
     tags: list[Any]
-    reads: list[tuple[Ref, ...]]
+    reads: list[tuple[Producer, ...]]
     outputs: Values
 
 
-def wire(config: Any, units: list[Unit]) -> Wiring | None:
+def wire(config: Any, units: list[LayerWeights]) -> LayerGraph | None:
     """Returns the wiring of `units`, None where the configuration is not that of a graph of layers."""
     if not model_config.is_graph(config):
         return None
-    wiring = Wiring([None] * len(units), [(("nowhere", 0),)] * len(units), [])
+    graph = LayerGraph([None] * len(units), [(("nowhere", 0),)] * len(units), [])
     try:
-        wiring.outputs = _Tracer(wiring, units).model(config, (), None)
+        graph.outputs = _Tracer(graph, units).model(config, (), None)
     except (_Untraceable, TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError):
         return None  # a configuration of another form than those of Keras 1 to 3: names and shapes have to do
-    return wiring
+    return graph
 
 
-def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int]] | None:
+def wl_labels(a: LayerGraph, b: LayerGraph, *, consumers: bool) -> tuple[list[int], list[int]] | None:
     """Returns the colours of the units of two models, comparable with each other; None if that takes too long.
 
     Args:
         a: the one.
         b: the other.
-        readers: whether those who read from a unit colour it too.
+        consumers: whether those who read from a unit colour it too.
     """
     sides = (a, b)
     numbers: dict[Any, int] = {}
@@ -61,7 +61,7 @@ def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int
         work += len(a.reads) + len(b.reads)
         numbers.clear()
         refined = [
-            [numbers.setdefault(key, len(numbers)) for key in _keys(side, colour, readers)]
+            [numbers.setdefault(key, len(numbers)) for key in _keys(side, colour, consumers)]
             for side, colour in zip(sides, current, strict=True)
         ]
         if len(numbers) == distinct:
@@ -70,10 +70,10 @@ def colours(a: Wiring, b: Wiring, *, readers: bool) -> tuple[list[int], list[int
     return None
 
 
-def are_alike(a: Wiring, b: Wiring, to_a: dict[int, int]) -> bool:
+def isomorphic(a: LayerGraph, b: LayerGraph, to_a: dict[int, int]) -> bool:
     """Whether a map of the units of `b` to those of `a` leaves everything as it is: who reads what, and the outputs."""
 
-    def mapped(refs: tuple[Ref, ...]) -> tuple[Ref, ...]:
+    def mapped(refs: tuple[Producer, ...]) -> tuple[Producer, ...]:
         return tuple(to_a[ref] if isinstance(ref, int) else ref for ref in refs)
 
     return [mapped(refs) for refs in b.outputs] == a.outputs and all(
@@ -81,12 +81,12 @@ def are_alike(a: Wiring, b: Wiring, to_a: dict[int, int]) -> bool:
     )
 
 
-def _keys(side: Wiring, colour: list[int], readers: bool) -> list[Any]:
-    def of(ref: Ref) -> Any:
+def _keys(side: LayerGraph, colour: list[int], consumers: bool) -> list[Any]:
+    def of(ref: Producer) -> Any:
         return colour[ref] if isinstance(ref, int) else ref
 
     read_by: list[list[Any]] = [[] for _ in side.reads]
-    if readers:
+    if consumers:
         for reader, reads in enumerate(side.reads):
             for position, ref in enumerate(reads):
                 if isinstance(ref, int):
@@ -105,8 +105,8 @@ class _Untraceable(Exception):
 class _Tracer:
     """Follows the calls of a configuration from its outputs back to its inputs."""
 
-    def __init__(self, wiring: Wiring, units: list[Unit]):
-        self.wiring = wiring
+    def __init__(self, graph: LayerGraph, units: list[LayerWeights]):
+        self.graph = graph
         self.units = units
         self.owned: dict[tuple[str, ...], list[int]] = {}
         for i, unit in enumerate(units):
@@ -180,14 +180,14 @@ class _Tracer:
                     ([config, *model_config.resolve(config, self.units[i].steps[len(place) :])])[-1]
                 )
                 functions = tuple(str(own.get(key)) for key in ("activation", "recurrent_activation"))
-                self.wiring.tags[i] = (ranks, functions, tag)
-                self.wiring.reads[i] = flat
+                self.graph.tags[i] = (ranks, functions, tag)
+                self.graph.reads[i] = flat
             for before, after in itertools.pairwise(ordered):
-                self.wiring.reads[after] = (before,)
+                self.graph.reads[after] = (before,)
         return [tuple(ends)]
 
 
-def _tensor(known: dict, name: str, node: int, tensor: int) -> tuple[Ref, ...]:
+def _tensor(known: dict, name: str, node: int, tensor: int) -> tuple[Producer, ...]:
     values = known[name, node]
     return values[tensor] if len(values) > 1 else values[0]
 

@@ -25,7 +25,7 @@ def _automatic_names() -> frozenset[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class PathEntry:
     """One layer on the way from the model to a unit.
 
     Attributes:
@@ -68,7 +68,7 @@ class Weight:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Unit:
+class LayerWeights:
     """A layer with weights of its own.
 
     Attributes:
@@ -78,7 +78,7 @@ class Unit:
         layer: the layer itself, in a live model.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[PathEntry, ...]
     weights: tuple[Weight, ...]
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     layer: Any = None
@@ -89,12 +89,12 @@ class Unit:
         return "/".join(step.name or step.attribute for step in self.steps)
 
     @functools.cached_property
-    def address(self) -> str:
+    def file_path(self) -> str:
         """Where Keras' files keep it: "layers/lstm_1/cell"."""
         return "/".join(step.attribute for step in self.steps)
 
     @functools.cached_property
-    def given_names(self) -> tuple[str, ...]:
+    def user_names(self) -> tuple[str, ...]:
         """The names on the path that somebody chose."""
         return tuple(step.name for step in self.steps if step.is_named)
 
@@ -113,7 +113,7 @@ class Unit:
     @functools.cached_property
     def direction(self) -> str:
         """Which half of a Bidirectional it lies in: forward units never pair with backward ones."""
-        return "/".join(part for part in self.address.split("/") if part in ("forward_layer", "backward_layer"))
+        return "/".join(part for part in self.file_path.split("/") if part in ("forward_layer", "backward_layer"))
 
     @functools.cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:

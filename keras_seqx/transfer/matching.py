@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from keras_seqx._core import errors
-from keras_seqx.transfer.layer_graph import Wiring, are_alike, colours
-from keras_seqx.transfer.layer_weights import Unit
+from keras_seqx.transfer.layer_graph import LayerGraph, isomorphic, wl_labels
+from keras_seqx.transfer.layer_weights import LayerWeights
 
 Units = Sequence[int]
 
@@ -23,8 +23,8 @@ Units = Sequence[int]
 class Ambiguity:
     """Units of equal shapes among which nothing decides."""
 
-    sources: tuple[Unit, ...]
-    targets: tuple[Unit, ...]
+    sources: tuple[LayerWeights, ...]
+    targets: tuple[LayerWeights, ...]
 
 
 @dataclasses.dataclass
@@ -48,10 +48,10 @@ class Matcher:
     Args:
         sources: the units of the source.
         targets: those of the target.
-        wirings: the graphs of both, fewer where one is not known.
+        graphs: the graphs of both, fewer where one is not known.
     """
 
-    def __init__(self, sources: Sequence[Unit], targets: Sequence[Unit], wirings: Sequence[Wiring]):
+    def __init__(self, sources: Sequence[LayerWeights], targets: Sequence[LayerWeights], graphs: Sequence[LayerGraph]):
         self.sources, self.targets = sources, targets
         self.pairs: dict[int, int] = {}
         self.clashes: dict[int, int] = {}
@@ -62,13 +62,13 @@ class Matcher:
             for similar in (exact, roughly)
         }
         self.places: list[tuple[list[Any], list[Any]]] = []
-        if len(wirings) == 2:
-            found = (colours(wirings[0], wirings[1], readers=readers) for readers in (True, False))
+        if len(graphs) == 2:
+            found = (wl_labels(graphs[0], graphs[1], consumers=consumers) for consumers in (True, False))
             self.places = [place for place in found if place is not None]
-        ours, theirs = ({unit.address: i for i, unit in enumerate(side)} for side in (sources, targets))
-        self.alike = len(wirings) == 2 and ours.keys() == theirs.keys()
-        self.alike = self.alike and are_alike(
-            wirings[0], wirings[1], {i: ours[address] for address, i in theirs.items()}
+        ours, theirs = ({unit.file_path: i for i, unit in enumerate(side)} for side in (sources, targets))
+        self.isomorphic = len(graphs) == 2 and ours.keys() == theirs.keys()
+        self.isomorphic = self.isomorphic and isomorphic(
+            graphs[0], graphs[1], {i: ours[file_path] for file_path, i in theirs.items()}
         )
 
     def match(self, scopes: Iterable[tuple[Units, Units]]) -> Match:
@@ -78,7 +78,7 @@ class Matcher:
             self._pair(sources, targets, roughly, asked=True)
         everything = range(len(self.sources)), range(len(self.targets))
         for similar in (exact, roughly):
-            for label in (lambda unit: [unit.given_names], lambda unit: [(n,) for n in reversed(unit.given_names)]):
+            for label in (lambda unit: [unit.user_names], lambda unit: [(n,) for n in reversed(unit.user_names)]):
                 self._pair_by(label, similar)
             paired = -1
             while paired != len(self.pairs) + len(self.clashes):  # what is paired leaves fewer to choose among
@@ -89,7 +89,7 @@ class Matcher:
                 self.undecided = {i for _, targets in left for i in targets}
         return Match(self.pairs, self.clashes, [a for both in left if (a := self._ambiguity(*both))])
 
-    def _pair_by(self, label: Callable[[Unit], list], similar: Callable) -> None:
+    def _pair_by(self, label: Callable[[LayerWeights], list], similar: Callable) -> None:
         """Pairs within the units of one label, the given names of a path or one of them, after the other."""
         ours: dict[Any, list[int]] = {}
         theirs: dict[Any, list[int]] = {}
@@ -101,7 +101,9 @@ class Matcher:
             if name:
                 self._pair(ours.get(name, []), targets, similar)
 
-    def _pair(self, sources: Units, targets: Units, similar: Callable[[Unit], Any], asked: bool = False) -> None:
+    def _pair(
+        self, sources: Units, targets: Units, similar: Callable[[LayerWeights], Any], asked: bool = False
+    ) -> None:
         """Pairs what is not yet paired of two lists of units, class of similar ones by class."""
         for key, (some, others) in self._classes(sources, targets, similar).items():
             alone = len(some) == len(others) == 1
@@ -141,14 +143,14 @@ class Matcher:
         That is Keras' own rule for its files. It is right where it makes the two graphs one, twins and all; where a
         graph is not known it is all that there is; elsewhere the automatic names have to agree as well.
         """
-        by_path = bool(self.places) and not self.alike
-        of = (lambda unit: unit.path + ":" + unit.address) if by_path else (lambda unit: unit.address)
+        by_path = bool(self.places) and not self.isomorphic
+        of = (lambda unit: unit.path + ":" + unit.file_path) if by_path else (lambda unit: unit.file_path)
         ours = {of(self.sources[i]): i for i in sources}
         theirs = {of(self.targets[i]): i for i in targets}
         if ours.keys() != theirs.keys():
             return {}
-        pairs = {i: ours[address] for address, i in theirs.items()}
-        return pairs if self.alike or self._names_agree(pairs) else {}
+        pairs = {i: ours[file_path] for file_path, i in theirs.items()}
+        return pairs if self.isomorphic or self._names_agree(pairs) else {}
 
     def _names_agree(self, pairs: dict[int, int]) -> bool:
         """Whether the same layers were named by somebody, and the rest made in the same order.
@@ -158,7 +160,7 @@ class Matcher:
         numbers: dict[str, list[tuple[int, int]]] = {}
         for t, s in pairs.items():
             source, target = self.sources[s], self.targets[t]
-            if source.given_names != target.given_names and any(step.name for step in source.steps):
+            if source.user_names != target.user_names and any(step.name for step in source.steps):
                 return False
             for stem in source.numbers.keys() & target.numbers.keys():
                 numbers.setdefault(stem, []).append((source.numbers[stem], target.numbers[stem]))
@@ -168,7 +170,7 @@ class Matcher:
 
     def _names_differ(self, source: int, target: int) -> bool:
         """Whether both were named by somebody, and not alike: their place alone does not outweigh that."""
-        ours, theirs = self.sources[source].given_names, self.targets[target].given_names
+        ours, theirs = self.sources[source].user_names, self.targets[target].user_names
         return bool(ours) and bool(theirs) and not set(ours) & set(theirs)
 
     def _ambiguity(self, sources: list[int], targets: list[int]) -> Ambiguity | None:
@@ -182,17 +184,19 @@ def _unique(units: list[int], values: Sequence[Any]) -> dict[Any, int]:
     return {values[i]: i for i in units if counts[values[i]] == 1}
 
 
-def exact(unit: Unit) -> Any:
+def exact(unit: LayerWeights) -> Any:
     """Equal for units of the same shapes."""
     return unit.signature
 
 
-def roughly(unit: Unit) -> Any:
+def roughly(unit: LayerWeights) -> Any:
     """Equal for units whose shapes could differ by a length, a width, a number of classes."""
     return (unit.direction, unit.is_gru, tuple(len(shape) for shape in unit.shapes))
 
 
-def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], roots: tuple[str, str]) -> list:
+def scopes_of(
+    mapping: Any, sources: Sequence[LayerWeights], targets: Sequence[LayerWeights], roots: tuple[str, str]
+) -> list:
     """Returns what a user's mapping asks to pair: lists of units of the source and of the target.
 
     Args:
@@ -224,11 +228,11 @@ def scopes_of(mapping: Any, sources: Sequence[Unit], targets: Sequence[Unit], ro
     return scopes
 
 
-def _select(text: str, units: Sequence[Unit], root: str) -> list[int]:
+def _select(text: str, units: Sequence[LayerWeights], root: str) -> list[int]:
     """Returns the units at a path, below it, or below a layer of that name."""
     text = text.strip("/").removeprefix(root + "/")
     for fits in (
-        lambda unit: unit.path == text or unit.path.startswith(text + "/") or unit.address == text,
+        lambda unit: unit.path == text or unit.path.startswith(text + "/") or unit.file_path == text,
         lambda unit: any(step.name == text for step in unit.steps),
     ):
         found = [i for i, unit in enumerate(units) if fits(unit)]
@@ -237,7 +241,7 @@ def _select(text: str, units: Sequence[Unit], root: str) -> list[int]:
     return []
 
 
-def _by_expression(key: str, value: str, units: Sequence[Unit]) -> dict[str, list[int]]:
+def _by_expression(key: str, value: str, units: Sequence[LayerWeights]) -> dict[str, list[int]]:
     """Returns {where to: units} of those whose path, or the front part of it, the expression matches as a whole."""
     groups: dict[str, list[int]] = {}
     try:
@@ -255,14 +259,14 @@ def _by_expression(key: str, value: str, units: Sequence[Unit]) -> dict[str, lis
     return groups
 
 
-def is_meant(key: str, unit: Unit) -> bool:
+def is_meant(key: str, unit: LayerWeights) -> bool:
     """Whether a name, a path or an expression means a unit, or a layer that it lies in."""
     names = unit.path.split("/")
     paths = ["/".join(names[:depth]) for depth in range(1, len(names) + 1)]
     return key in names or any(key == path or re.fullmatch(key, path) for path in paths)
 
 
-def listed(units: Sequence[Unit], most: int = 20) -> str:
+def listed(units: Sequence[LayerWeights], most: int = 20) -> str:
     """Returns the paths of units, for an error."""
     paths = list(dict.fromkeys(unit.path for unit in units))
     return ", ".join(map(repr, paths[:most])) + (f" and {len(paths) - most} more" if len(paths) > most else "")

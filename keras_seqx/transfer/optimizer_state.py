@@ -8,7 +8,7 @@ import keras
 
 from keras_seqx._core import errors
 from keras_seqx.transfer.conversions import Inexact, Move, copy, resized
-from keras_seqx.transfer.layer_weights import Unit, Weight
+from keras_seqx.transfer.layer_weights import LayerWeights, Weight
 from keras_seqx.transfer.sources import legacy_file, live_model, model_config
 from keras_seqx.transfer.sources.source import File, Source
 
@@ -62,7 +62,9 @@ def slots_of(optimizer: keras.optimizers.Optimizer) -> list[Slot]:
     return [Slot(label, weight, variable) for variable, label, weight in found]
 
 
-def moves(source: Source, target: keras.Model, pairs: list[tuple[Unit, Unit]], weights: list[Move]) -> list[Move]:
+def moves(
+    source: Source, target: keras.Model, pairs: list[tuple[LayerWeights, LayerWeights]], weights: list[Move]
+) -> list[Move]:
     """Returns what to do for every variable of the target's optimizer, and for its random states.
 
     Args:
@@ -169,7 +171,7 @@ def _in_old_file(file: File) -> Any:
     return find
 
 
-def _in_file(source: Source, file: File, slots: list[Slot], pairs: list[tuple[Unit, Unit]]) -> Any:
+def _in_file(source: Source, file: File, slots: list[Slot], pairs: list[tuple[LayerWeights, LayerWeights]]) -> Any:
     """Today's files number an optimizer's variables in the order of the model's weights.
 
     Whose they are is known where both models keep their weights in the same order, and only there.
@@ -181,8 +183,8 @@ def _in_file(source: Source, file: File, slots: list[Slot], pairs: list[tuple[Un
     if len(arrays) != len(slots):
         fix = "Compile the target as the source was"
         raise _refusal(f"the source's optimizer has {len(arrays)} variables, the target's {len(slots)}", fix)
-    addresses = {unit.address for unit in source.units}
-    if any(ours.address != theirs.address for ours, theirs in pairs) or len(addresses) != len(pairs):
+    file_paths = {unit.file_path for unit in source.units}
+    if any(ours.file_path != theirs.file_path for ours, theirs in pairs) or len(file_paths) != len(pairs):
         context = "the file numbers the optimizer's variables in the order of its own model's weights"
         fix = "Pass the model itself, loaded by `keras.saving.load_model`, or leave `include_optimizer` out"
         raise _refusal(context, fix)

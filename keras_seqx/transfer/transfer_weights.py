@@ -13,7 +13,7 @@ from keras_seqx.transfer import conversions, optimizer_state
 from keras_seqx.transfer.assignment import Transaction
 from keras_seqx.transfer.conversions import Inexact, Move
 from keras_seqx.transfer.layer_graph import wire
-from keras_seqx.transfer.layer_weights import Unit, Weight
+from keras_seqx.transfer.layer_weights import LayerWeights, Weight
 from keras_seqx.transfer.matching import Ambiguity, Match, Matcher, is_meant, listed, scopes_of
 from keras_seqx.transfer.report import TransferReport, TransferRow
 from keras_seqx.transfer.sources import source as sources
@@ -89,8 +89,8 @@ def transfer_weights(
         scopes = []
         if mapping is not None:
             scopes = scopes_of(mapping, opened.units, theirs.units, (opened.label, target.name))
-        wirings = [wire(side.config, side.units) for side in (opened, theirs)]
-        match = Matcher(opened.units, theirs.units, [wiring for wiring in wirings if wiring is not None]).match(scopes)
+        graphs = [wire(side.config, side.units) for side in (opened, theirs)]
+        match = Matcher(opened.units, theirs.units, [graph for graph in graphs if graph is not None]).match(scopes)
         if match.ambiguities:
             raise ValueError(_ambiguous(source, match.ambiguities))
         plan, problems = _plan(opened, theirs, match, _ways(on_mismatch, theirs.units))
@@ -118,7 +118,7 @@ def _check(target: Any, on_mismatch: Any) -> None:
         raise ValueError(errors.message(OWNER, "on_mismatch", f"one of {WAYS}", on_mismatch, fix))
 
 
-def _ways(on_mismatch: str | dict[str, str], units: list[Unit]) -> list[str]:
+def _ways(on_mismatch: str | dict[str, str], units: list[LayerWeights]) -> list[str]:
     """Returns what to do with each unit of the target, should nothing fit it."""
     if isinstance(on_mismatch, str):
         return [on_mismatch] * len(units)
@@ -159,7 +159,7 @@ def _plan(source: Source, target: Source, match: Match, ways: list[str]) -> tupl
     return plan, problems
 
 
-def _fitted(source: Unit, target: Unit, way: str) -> list[Move]:
+def _fitted(source: LayerWeights, target: LayerWeights, way: str) -> list[Move]:
     """Returns the moves for units of other shapes."""
     moves = []
     for ours, theirs in zip(source.weights, target.weights, strict=True):
@@ -207,7 +207,7 @@ def _unreadable(source: Any, context: str) -> str:
     return errors.message(OWNER, "source", "readable", source, fix, context)
 
 
-def _problem(unit: Unit, ours: Unit | None, reason: str, units: list[Unit]) -> str:
+def _problem(unit: LayerWeights, ours: LayerWeights | None, reason: str, units: list[LayerWeights]) -> str:
     shapes = ", ".join(f"{weight.name} {weight.shape}" for weight in unit.weights)
     line = f"{unit.path or 'the model itself'!r} ({shapes})"
     if ours is None:
@@ -247,7 +247,7 @@ SETTINGS = {
 }
 
 
-def _notes(pairs: list[tuple[Unit, Unit]]) -> list[str]:
+def _notes(pairs: list[tuple[LayerWeights, LayerWeights]]) -> list[str]:
     """Returns what layers that were paired do differently, though their weights fit."""
     notes = []
     for ours, theirs in pairs:
@@ -273,7 +273,7 @@ def _report(
     return TransferReport(tuple(rows), tuple(unused), tuple(_notes(pairs)), dry_run)
 
 
-def _row(move: Move, unit: Unit, ours: Unit | None) -> TransferRow:
+def _row(move: Move, unit: LayerWeights, ours: LayerWeights | None) -> TransferRow:
     if move.source is None or ours is None:
         return TransferRow(_path(unit, move.target), None, move.target.shape, None, move.action)
     source = move.source
@@ -283,5 +283,5 @@ def _row(move: Move, unit: Unit, ours: Unit | None) -> TransferRow:
     )
 
 
-def _path(unit: Unit, weight: Weight) -> str:
+def _path(unit: LayerWeights, weight: Weight) -> str:
     return f"{unit.path}/{weight.name}".lstrip("/")

@@ -73,7 +73,7 @@ def test_part_of_an_epoch_is_logged_as_such():
     model, _ = recording_model()
     monitor = PaddingMonitor(data)
     history = model.fit(data, epochs=2, steps_per_epoch=3, shuffle=False, verbose=0, callbacks=[monitor]).history
-    plan = data._epochs.plan(0)
+    plan = data._finite_source.plan(0)
     for epoch, efficiency in enumerate(history["efficiency"]):
         part = slice(3 * epoch, 3 * epoch + 3)
         assert efficiency == np.float64(plan.valid_steps[part].sum() / plan.total_steps[part].sum())

@@ -63,5 +63,5 @@ def recording_model():
 
 
 def rows_of(data, epoch):
-    plan = data._epochs.plan(epoch)
+    plan = data._finite_source.plan(epoch)
     return [[row + 1 for row in plan.sequences(index, 0).tolist()] for index in range(len(plan))]

@@ -229,7 +229,7 @@ def test_flat_values_are_not_copied_and_parts_share_them():
     data = LengthBucketing((values, lengths), np.arange(4), seed=0, overlong="truncate", max_length=25)
     parts = data.split(0.5)
     for part in (data, *parts):
-        kept = part._epochs.components.parts["x"].components[0].data
+        kept = part._finite_source.fields.parts["x"].fields[0].data
         assert isinstance(kept, RaggedArray)
         assert np.shares_memory(kept.values, values)
         assert kept.lengths.max() <= 25

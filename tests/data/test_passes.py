@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_seqx import LengthBucketing, PaddingMonitor
-from keras_seqx.data.feeding.position import Progress
+from keras_seqx.data.feeding.position import PositionTracker
 from tests.data.cases import recording_model, rows_of, sequences
 from tests.data.test_batches import assert_same
 
@@ -27,7 +27,7 @@ def flat(batches):
 @given(st.integers(1, 9), st.integers(0, 8), st.data())
 def test_progress_follows_what_keras_does(batches, start, data):
     """Looks, a batch to build a model, whole passes and passes in parts: index 0 stays where the pass began."""
-    progress = Progress(batches)
+    progress = PositionTracker(batches)
     progress.move(start)
     for index in range(min(2, batches)):
         assert progress.ask(index) == start + index

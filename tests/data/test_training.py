@@ -57,7 +57,7 @@ def test_validation_and_evaluation_do_not_disturb_training():
     model, seen = recording_model()
     model.fit(data, validation_data=validation, epochs=2, initial_epoch=0, shuffle=False, verbose=0)
     model.evaluate(validation, verbose=0)
-    numbers = [int(x[0, 0]) for x in data._epochs.given.parts["x"].components[0].data]
+    numbers = [int(x[0, 0]) for x in data._finite_source.given.parts["x"].fields[0].data]
     assert seen == [[numbers[row - 1] for row in batch] for batch in rows_of(data, 0) + rows_of(data, 1)]
 
 

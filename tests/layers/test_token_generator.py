@@ -289,7 +289,7 @@ def test_one_program_serves_any_content(name):
     decoder = attentive()
     traces = []
 
-    class Counting(generation.Processor):
+    class Counting(generation.LogitsProcessor):
         def __call__(self, tokens, lengths, step, logits):
             traces.append(step)
             return logits

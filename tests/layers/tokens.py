@@ -50,7 +50,7 @@ def build(stack, seed=0, mask_zero=False, covariates=0, **kwargs):
     embedding = keras.layers.Embedding(VOCABULARY, WIDTH, mask_zero=mask_zero)
     decoder = AutoregressiveDecoder(cell, keras.layers.Dense(VOCABULARY), embedding=embedding, **kwargs)
     # Not by a call, which JAX would compile.
-    memory_shape = (None, None, 3) if decoder.parts.cells.needs_memory else None
+    memory_shape = (None, None, 3) if decoder._core.cells.needs_memory else None
     decoder.build((None, None), memory_shape, (None, None, covariates) if covariates else None)
     reweigh(decoder, seed)
     return decoder

@@ -203,9 +203,9 @@ def one_storage_for_many_arrays(folder):
 
     path = hdf5(folder, fill)
     with h5py.File(path) as file:
-        address = file["x"].id.get_offset()
+        file_path = file["x"].id.get_offset()
     size = struct.pack("<Q", 4 * 30_011)
-    return patch(path, b"\xff" * 8 + size, struct.pack("<Q", address) + size)
+    return patch(path, b"\xff" * 8 + size, struct.pack("<Q", file_path) + size)
 
 
 # Filters and types.

@@ -145,14 +145,14 @@ def test_damaged_files(monkeypatch, tmp_path):
         else:
             path.write_bytes(_mutated(contents[name], chance))
         before = values(target) + [v.numpy() for v in target.optimizer.variables]
-        refusal = None
+        cannot_resize = None
         try:
             transfer_weights(path, target, include_optimizer=chance.random() < 0.3)
         except ValueError as error:
-            refusal = str(error)
-        outcomes[name, refusal is None] += 1
-        if refusal is not None:
-            assert refusal.startswith("transfer_weights: `"), refusal
+            cannot_resize = str(error)
+        outcomes[name, cannot_resize is None] += 1
+        if cannot_resize is not None:
+            assert cannot_resize.startswith("transfer_weights: `"), cannot_resize
             assert_same(before, values(target) + [v.numpy() for v in target.optimizer.variables])
     shared.close()
     print(dict(outcomes))

@@ -167,8 +167,8 @@ def test_right_or_refused(tmp_path_factory, plan, names, other, disguised, rever
     error = None
     try:
         transfer_weights(origin, target)
-    except ValueError as refusal:
-        error = str(refusal)
+    except ValueError as cannot_resize:
+        error = str(cannot_resize)
     if error is None:
         assert_same(expected, outputs(target, X), 1e-5)
     else:

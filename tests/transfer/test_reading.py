@@ -42,7 +42,7 @@ def reader():
         yield reader
 
 
-def refusal(call, *args):
+def cannot_resize(call, *args):
     """The text of the error in due form that a call must raise."""
     with pytest.raises(ValueError, match="transfer_weights") as caught:
         call(*args)
@@ -141,9 +141,9 @@ def test_rows_longer_than_a_piece(reader, tmp_path):
 def test_rows_that_cannot_be(reader, tmp_path):
     reader.open(hdf5(tmp_path, lambda file: file.create_dataset("x", data=1.0)))
     assert reader.read("x") == 1.0
-    assert "has no rows" in refusal(reader.read, "x", slice(0, 1))
-    assert "has no rows" in refusal(reader.read, "layers/dense/vars/0", slice(0, 3, 2))
-    assert "holds no array 'y'" in refusal(reader.read, "y")
+    assert "has no rows" in cannot_resize(reader.read, "x", slice(0, 1))
+    assert "has no rows" in cannot_resize(reader.read, "layers/dense/vars/0", slice(0, 3, 2))
+    assert "holds no array 'y'" in cannot_resize(reader.read, "y")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
@@ -214,10 +214,10 @@ def test_paths_of_any_kind(reader, tmp_path, monkeypatch):
         reader.open(tmp_path)
     with pytest.raises(TypeError, match="the path of a file"):
         reader.open(3)
-    assert "null" in refusal(reader.open, "a\0b")
+    assert "null" in cannot_resize(reader.open, "a\0b")
     os.mkfifo(tmp_path / "pipe")
-    assert "device or pipe" in refusal(reader.open, tmp_path / "pipe")
-    assert "device or pipe" in refusal(reader.open, "/dev/zero")
+    assert "device or pipe" in cannot_resize(reader.open, tmp_path / "pipe")
+    assert "device or pipe" in cannot_resize(reader.open, "/dev/zero")
 
 
 # What is hostile is refused, without an effect.
@@ -229,7 +229,7 @@ def test_hostile_files(reader, tmp_path, name):
     build, mention = hostile.REFUSED[name]
     path = build(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert re.search(mention, refusal(reader.open, path))
+    assert re.search(mention, cannot_resize(reader.open, path))
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(ValueError, match="no file is open"):
         reader.read("x")
@@ -253,14 +253,14 @@ def test_truncated_files(reader, tmp_path, deflated):
         path = tmp_path / "cut.h5"
         for size in {*range(0, len(source), len(source) // 40), len(source) - 1}:
             path.write_bytes(source[:size])
-            refusal(reader.open, path)
+            cannot_resize(reader.open, path)
 
 
 @needs_proc
 @pytest.mark.parametrize("name", ["contiguous_bomb", "compressed_bomb", "huge_chunk", "weights_bomb", "config_bomb"])
 def test_refused_bombs_take_no_memory(tmp_path, name):
     with Reader() as reader:
-        refusal(reader.open, hostile.REFUSED[name][0](tmp_path))
+        cannot_resize(reader.open, hostile.REFUSED[name][0](tmp_path))
         assert status(reader._child._process.pid, "VmHWM") < 64 * MIB
 
 
@@ -283,7 +283,7 @@ def test_compressed_data_takes_bounded_memory(tmp_path):
 def test_a_chunk_that_goes_on_inflating(tmp_path):
     with Reader() as reader:
         reader.open(hostile.inflating_chunk(tmp_path))
-        refusal(reader.read, "x")
+        cannot_resize(reader.read, "x")
         assert status(reader._child._process.pid, "VmHWM") < 1700 * MIB
 
 
@@ -322,13 +322,13 @@ def test_a_process_that_dies(number):
         name = next(iter(reader.open(LEGACY[0]).arrays))
         first = reader._child._process.pid
         os.kill(first, number)
-        assert signal.Signals(number).name in refusal(reader.read, name)
+        assert signal.Signals(number).name in cannot_resize(reader.read, name)
         assert not alive(first)
         with pytest.raises(ValueError, match="no file is open"):
             reader.read(name)
         reader.open(LEGACY[0])
         os.kill(reader._child._process.pid, number)
-        assert signal.Signals(number).name in refusal(reader.open, LEGACY[0])
+        assert signal.Signals(number).name in cannot_resize(reader.open, LEGACY[0])
         assert reader.open(LEGACY[0]).arrays
 
 
@@ -341,7 +341,7 @@ def test_a_process_that_hangs(monkeypatch):
             pid = reader._child._process.pid
             os.kill(pid, signal.SIGSTOP)
             start = time.monotonic()
-            assert "took too long" in refusal(call)
+            assert "took too long" in cannot_resize(call)
             assert time.monotonic() - start < 3
             assert not alive(pid)
 
@@ -418,7 +418,7 @@ def _impostor(monkeypatch, tmp_path, *replies):
 def test_the_process_is_not_trusted(monkeypatch, tmp_path, name):
     _impostor(monkeypatch, tmp_path, NONSENSE[name])
     with Reader() as reader:
-        assert "damaged" in refusal(reader.open, LEGACY[0])
+        assert "damaged" in cannot_resize(reader.open, LEGACY[0])
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_the_process_is_not_trusted_with_data(monkeypatch, tmp_path, reply):
     _impostor(monkeypatch, tmp_path, listing, reply)
     with Reader() as reader:
         reader.open(LEGACY[0])
-        assert "damaged" in refusal(reader.read, "x")
+        assert "damaged" in cannot_resize(reader.read, "x")
 
 
 def test_a_process_that_does_not_start(monkeypatch, tmp_path):

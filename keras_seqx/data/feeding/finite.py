@@ -12,44 +12,44 @@ import numpy as np
 from keras_seqx._core import errors
 from keras_seqx.data.planning.epoch_plan import Plan, plan_epoch, sort_into_buckets
 from keras_seqx.data.planning.options import OWNER, Options
-from keras_seqx.data.sequences.fields import Components, Rows
+from keras_seqx.data.sequences.fields import Fields, Rows
 
 # About so many steps of the data are looked at to tell them from others.
 SAMPLED = 256
 
 
-def assemble(components: Components, plan: Plan, index: int, shard: int, weighted: bool) -> tuple:
+def collate(fields: Fields, plan: Plan, index: int, shard: int, weighted: bool) -> tuple:
     """Returns a shard's batch of a plan, filled to its shape; `weighted` says whether to make up weights."""
     sequences = plan.sequences(index, shard)
     run = plan.order[plan.start.item(index) : plan.stop.item(index)]
     rows = np.full(plan.rows.item(index), run[0], np.intp)  # which NumPy indexes with several times as fast
-    fillers = np.ones(len(rows), bool)
+    padding_rows = np.ones(len(rows), bool)
     places = plan.places(index, shard)
-    rows[places], fillers[places] = sequences, False
-    batch = Rows(rows, fillers, run)
-    return components.batch(batch, plan.padded[index].tolist(), keras.config.floatx(), weighted)
+    rows[places], padding_rows[places] = sequences, False
+    batch = Rows(rows, padding_rows, run)
+    return fields.batch(batch, plan.padded[index].tolist(), keras.config.floatx(), weighted)
 
 
-class Epochs:
+class FiniteSource:
     """Finite data, sorted into buckets and planned epoch after epoch.
 
     A position counts batches from the first of epoch 0 on; all epochs have the same number.
 
     Args:
-        components: the data.
+        fields: the data.
         options: the plan's options.
-        key: the seed.
+        seed: the seed.
         shard: which of the shards' batches these are.
 
     Attributes:
         curriculum: a function from an epoch to how much of its order is by length, within [0, 1], or None.
     """
 
-    def __init__(self, components: Components, options: Options, key: int, shard: int):
-        self.options, self.key, self.shard = options, key, shard
-        self.given = components
-        self.buckets = sort_into_buckets(components.lengths, options)
-        self.components = components.cut(self.buckets.lengths)
+    def __init__(self, fields: Fields, options: Options, seed: int, shard: int):
+        self.options, self.seed, self.shard = options, seed, shard
+        self.given = fields
+        self.buckets = sort_into_buckets(fields.lengths, options)
+        self.fields = fields.truncate(self.buckets.lengths)
         self._lock = threading.Lock()
         self.curriculum = None
         first = self.plan(0)
@@ -57,7 +57,7 @@ class Epochs:
             fix = "Lower `batch_size` or `max_tokens`, or say `remainder='keep'`"
             raise ValueError(errors.message(OWNER, "remainder", "such that a batch is left", "drop", fix))
         self.batches = len(first)
-        self.weighted = components.weighted or first.filler_rows > 0
+        self.weighted = fields.weighted or first.filler_rows > 0
 
     @property
     def curriculum(self) -> Callable[[int], float] | None:
@@ -76,14 +76,14 @@ class Epochs:
         with self._lock:
             if epoch not in self._plans:
                 by_length = 0.0 if self.curriculum is None else self.curriculum(epoch)
-                plan = plan_epoch(self.buckets, self.options, self.key, epoch, by_length)
+                plan = plan_epoch(self.buckets, self.options, self.seed, epoch, by_length)
                 self._plans = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1} | {epoch: plan}
             return self._plans[epoch]
 
     def batch(self, position: int) -> tuple:
         """Returns the batch at a position."""
         epoch, index = divmod(position, self.batches)
-        return assemble(self.components, self.plan(epoch), index, self.shard, self.weighted)
+        return collate(self.fields, self.plan(epoch), index, self.shard, self.weighted)
 
     def steps(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns, of the batches at positions within [start, stop), valid steps, all steps, and shapes."""
@@ -103,7 +103,7 @@ class Epochs:
         digest = hashlib.blake2b(self.given.lengths.astype("int64").tobytes(), digest_size=16)
         digest.update(repr(dataclasses.astuple(self.options)).encode())
         for part in self.given.parts.values():
-            for component in part.components:
+            for component in part.fields:
                 values = getattr(component.data, "values", component.data)
                 some = values[:: max(1, len(values) // SAMPLED)]
                 digest.update(repr((values.shape, values.dtype)).encode() + some.tobytes())

@@ -11,42 +11,44 @@ import numpy as np
 from keras_seqx._core import errors
 from keras_seqx._core.keras_internals import class_weight_of_fit
 from keras_seqx._core.probe import Probe, Probed
-from keras_seqx.data.feeding.finite import Epochs
-from keras_seqx.data.feeding.position import Progress
-from keras_seqx.data.feeding.prefetch import Ahead
+from keras_seqx.data.feeding.finite import FiniteSource
+from keras_seqx.data.feeding.position import PositionTracker
+from keras_seqx.data.feeding.prefetch import Prefetcher
 from keras_seqx.data.feeding.probe import make_probe
-from keras_seqx.data.feeding.stream import Stream
+from keras_seqx.data.feeding.stream import StreamSource
 
 # For so many batches Keras asks on TensorFlow, before it trains, to learn their shapes.
 LOOKS = 2
 
 
-class Passes(keras.utils.PyDataset, Probed):
-    """Delivers the batches of `Epochs`, or of a `Stream`, and knows how far training is."""
+class BatchDataset(keras.utils.PyDataset, Probed):
+    """Delivers the batches of `FiniteSource`, or of a `StreamSource`, and knows how far training is."""
 
-    _epochs: Epochs
-    _stream: Stream | None = None
+    _finite_source: FiniteSource
+    _stream: StreamSource | None = None
     _look = False
 
-    def _open(self, source: Epochs | Stream) -> None:
+    def _open(self, source: FiniteSource | StreamSource) -> None:
         """Starts at the first epoch, or at the beginning of a stream."""
-        self._track: Stream | Progress
-        if isinstance(source, Stream):
+        self._track: StreamSource | PositionTracker
+        if isinstance(source, StreamSource):
             self._track = self._stream = source
             return
-        self._epochs = source
-        self._track = self._progress = Progress(source.batches)
+        self._finite_source = source
+        self._track = self._tracker = PositionTracker(source.batches)
         self._look = self._warned = False
         self._start_threads()
 
     def _start_threads(self) -> None:
         """Makes what no process shares with another."""
         self._lock = threading.Lock()
-        self._ahead = Ahead(self._epochs.batch, self._workers, self._max_queue_size) if self._workers > 1 else None
+        self._ahead = (
+            Prefetcher(self._finite_source.batch, self._workers, self._max_queue_size) if self._workers > 1 else None
+        )
 
     @property
     def workers(self) -> int:
-        """One: Keras asks in order, in one thread, and `Ahead` does the rest."""
+        """One: Keras asks in order, in one thread, and `Prefetcher` does the rest."""
         self._check_call()  # Keras reads this first
         return 1
 
@@ -63,10 +65,10 @@ class Passes(keras.utils.PyDataset, Probed):
         class_weight = class_weight_of_fit()
         if class_weight is None:
             return
-        source: Any = self._epochs if self._stream is None else self._stream
-        components = source.components
-        weighted = source.weighted or components.weighted or "sample_weight" in components.parts
-        if weighted or not components.has_one_class_each():
+        source: Any = self._finite_source if self._stream is None else self._stream
+        fields = source.fields
+        weighted = source.weighted or fields.weighted or "sample_weight" in fields.parts
+        if weighted or not fields.has_one_class_each():
             text = "given to the data set, not to `fit`, where targets have steps or several parts, or batches weights"
             fix = "Say `LengthBucketing(..., class_weight=...)`"
             raise ValueError(errors.message(self, "class_weight", text, class_weight, fix))
@@ -78,31 +80,31 @@ class Passes(keras.utils.PyDataset, Probed):
     def num_batches(self) -> int | None:
         """Batches of an epoch, None for a stream."""
         self._look = keras.backend.backend() == "tensorflow"
-        return None if self._stream is not None else self._epochs.batches
+        return None if self._stream is not None else self._finite_source.batches
 
     def __getitem__(self, index: int) -> tuple:
         if self._stream is not None:
-            if self._look and index < LOOKS and not self._stream.within:
-                return self._stream.look(index)
+            if self._look and index < LOOKS and not self._stream.in_epoch:
+                return self._stream.peek(index)
             self._look = False
             return self._stream.batch(index)
-        batches = self._epochs.batches
+        batches = self._finite_source.batches
         if not -batches <= index < batches:
             raise IndexError(f"LengthBucketing: an epoch has {batches} batches, number {index} is not among them.")
         with self._lock:
-            progress, index = self._progress, int(index) % batches
-            position = progress.ask(index)
-            if self._look and index < LOOKS and progress.start % batches and not progress.within:
+            tracker, index = self._tracker, int(index) % batches
+            position = tracker.ask(index)
+            if self._look and index < LOOKS and tracker.start % batches and not tracker.in_epoch:
                 # Keras looks at two batches to learn what all have in common. In the middle of an epoch the next two
                 # may agree in length by chance, the first two of its plan do not.
-                return self._epochs.batch(progress.start // batches * batches + index)
+                return self._finite_source.batch(tracker.start // batches * batches + index)
             self._look = False
-            warn = not (progress.in_order or self._warned)
+            warn = not (tracker.in_order or self._warned)
             self._warned = self._warned or warn
         if warn:
             text = "`fit` shuffles the batches once more, in an order that `seed` does not decide. Say `shuffle=False`"
             warnings.warn(f"LengthBucketing: {text} in `fit`; this data set shuffles by itself.", stacklevel=2)
-        return self._epochs.batch(position) if self._ahead is None else self._ahead.get(position)
+        return self._finite_source.batch(position) if self._ahead is None else self._ahead.get(position)
 
     def __iter__(self) -> Iterator[tuple]:
         """Yields the batches of a pass."""
@@ -124,7 +126,7 @@ class Passes(keras.utils.PyDataset, Probed):
     @position.setter
     def position(self, position: int) -> None:
         self._finite("position")
-        self._progress.move(position)
+        self._tracker.move(position)
         if self._ahead is not None:
             self._ahead.clear()
 
@@ -138,13 +140,13 @@ class Passes(keras.utils.PyDataset, Probed):
         self.position = epoch * self._finite("epoch").batches
 
     @property
-    def trained(self) -> int | None:
+    def batches_trained(self) -> int | None:
         """The position of the first batch not trained on, counted by `PaddingMonitor`; None where nobody counts."""
-        return self._track.trained
+        return self._track.batches_trained
 
-    @trained.setter
-    def trained(self, position: int | None) -> None:
-        self._track.trained = position
+    @batches_trained.setter
+    def batches_trained(self, position: int | None) -> None:
+        self._track.batches_trained = position
 
     def steps(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns what the batches at positions within [start, stop) hold, M of them.
@@ -152,7 +154,7 @@ class Passes(keras.utils.PyDataset, Probed):
         Returns:
             Valid steps (M,), all steps (M,), padding and filler rows included, and shapes (M, 1 + C), of all shards.
         """
-        return (self._stream or self._epochs).steps(start, stop)
+        return (self._stream or self._finite_source).steps(start, stop)
 
     @property
     def curriculum(self) -> Callable[[int], float] | None:
@@ -169,14 +171,19 @@ class Passes(keras.utils.PyDataset, Probed):
         """Returns a few of the sequences, for checks of a model: `audit_masking(model, data)` reads them."""
         if self._stream is not None:
             return self._stream.probe()
-        return make_probe(self._epochs.components, self._epochs.buckets, self._epochs.options, self._epochs.weighted)
+        return make_probe(
+            self._finite_source.fields,
+            self._finite_source.buckets,
+            self._finite_source.options,
+            self._finite_source.weighted,
+        )
 
-    def _finite(self, name: str) -> Epochs:
+    def _finite(self, name: str) -> FiniteSource:
         """Returns the epochs; raises for a stream, which has none."""
         if self._stream is not None:
             fix = "Read part of the stream into lists, and make a data set of them"
             raise TypeError(errors.message(self, "x", f"finite for `{name}`", "a stream", fix))
-        return self._epochs
+        return self._finite_source
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_ahead": None}

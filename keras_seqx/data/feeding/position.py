@@ -3,7 +3,7 @@
 import array
 
 
-class Progress:
+class PositionTracker:
     """Follows a data set through its passes.
 
     A position counts batches from the first of epoch 0 on. Keras asks for the batches of a pass by their index, from 0;
@@ -15,19 +15,19 @@ class Progress:
 
     Attributes:
         start: the position of index 0.
-        trained: the position up to which batches were trained on, if somebody counts; None otherwise.
-        within: whether Keras is in an epoch.
+        batches_trained: the position up to which batches were trained on, if somebody counts; None otherwise.
+        in_epoch: whether Keras is in an epoch.
     """
 
     def __init__(self, batches: int):
         self.batches = batches
-        self.within = False
+        self.in_epoch = False
         self.move(0)
 
     def move(self, position: int) -> None:
         """Starts a new pass at a position."""
         self.start = position
-        self.trained: int | None = None
+        self.batches_trained: int | None = None
         self.in_order = True
         self._by_hand = 0
         self._last = -1
@@ -44,9 +44,9 @@ class Progress:
         self._asked[index] = self._clock
         self._clock += 1
         # Between two epochs of a pass, TensorFlow goes on asking ahead.
-        if self.within or index == self._last + 1 > 0:
-            if index == 0 and self.in_order and self.trained != self.start:
-                self.trained = None  # A pass begins, and who counted in an earlier one has not counted since.
+        if self.in_epoch or index == self._last + 1 > 0:
+            if index == 0 and self.in_order and self.batches_trained != self.start:
+                self.batches_trained = None  # A pass begins, and who counted in an earlier one has not counted since.
             self.in_order = self.in_order and index in (0, self._last + 1)
             self._last = index
         else:
@@ -63,20 +63,20 @@ class Progress:
         """Notes that Keras begins an epoch, which may go on with a pass."""
         if self._outside:
             self._since = self._clock  # What was asked for outside of an epoch is no part of its pass.
-        self.within = True
+        self.in_epoch = True
         self._turns = self._outside = False
         self._by_hand = 0
 
     def end(self) -> None:
         """Notes that Keras ends an epoch: a complete pass is followed by the next."""
-        if self.complete and self.within:
+        if self.complete and self.in_epoch:
             self._turn()
         elif self.complete:
             # By hand, or all batches were looked at before `fit`, which begins with this hook: the next call tells.
             self._turns = True
-        if self.complete or not self.within:
+        if self.complete or not self.in_epoch:
             self._since = self._clock
-        self.within = False
+        self.in_epoch = False
 
     def _turn(self) -> None:
         """Starts the pass that follows a complete one."""
@@ -87,6 +87,6 @@ class Progress:
     @property
     def position(self) -> int | None:
         """The first batch not trained on, or None where nobody knows."""
-        if self.trained is not None:
-            return self.trained
+        if self.batches_trained is not None:
+            return self.batches_trained
         return self.start + self._by_hand if self._last < 0 else None

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-class Ahead:
+class Prefetcher:
     """Makes the batches that will be asked for next while the current one is in use.
 
     Keras' own workers are not used: in Keras 3.15, on JAX and torch, those of the first epoch deliver again the batches

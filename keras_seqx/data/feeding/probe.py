@@ -3,15 +3,15 @@
 import numpy as np
 
 from keras_seqx._core.probe import Probe, ProbeBatch
-from keras_seqx.data.feeding.finite import assemble
+from keras_seqx.data.feeding.finite import collate
 from keras_seqx.data.planning.epoch_plan import Buckets, Plan, round_up
 from keras_seqx.data.planning.options import Options
-from keras_seqx.data.sequences.fields import Components
+from keras_seqx.data.sequences.fields import Fields
 
 COUNT = 4
 
 
-def make_probe(components: Components, buckets: Buckets, options: Options, weighted: bool) -> Probe:
+def make_probe(fields: Fields, buckets: Buckets, options: Options, weighted: bool) -> Probe:
     """Returns a probe of sequences that were sorted into buckets.
 
     They are no shorter than the shortest bucket where possible, because a model need not run at other lengths.
@@ -32,15 +32,15 @@ def make_probe(components: Components, buckets: Buckets, options: Options, weigh
     long = long[np.argsort(total[long], kind="stable")]
     first = np.unique(total[long], return_index=True)[1]
     chosen = buckets.order[long[first if len(first) > 1 else slice(None)][:COUNT]]
-    few = components.take(chosen.astype(np.intp))
+    few = fields.take(chosen.astype(np.intp))
 
     def batch(rows: np.ndarray, lengths: np.ndarray, padded: np.ndarray) -> ProbeBatch:
-        some = few.take(np.asarray(rows, np.intp)).cut(lengths)
+        some = few.take(np.asarray(rows, np.intp)).truncate(lengths)
         one, order = np.ones(1, int), np.arange(len(rows))
         plan = Plan(order, 0 * one, len(rows) * one, len(rows) * one, padded[None], 0 * one, 1, lengths)
-        made = assemble(some, plan, 0, 0, weighted)
+        made = collate(some, plan, 0, 0, weighted)
         part = some.parts["x"]
-        own = part.pack([None if c.axis is None else lengths[:, c.axis] for c in part.components])
+        own = part.pack([None if c.axis is None else lengths[:, c.axis] for c in part.fields])
         if some.inputs:
             own = {**(own if part.is_dict else {"inputs": own}), **dict.fromkeys(some.inputs)}
         x, y, weight = (*made, None, None)[:3]

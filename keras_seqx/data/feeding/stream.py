@@ -10,18 +10,18 @@ import numpy as np
 
 from keras_seqx._core import errors
 from keras_seqx._core.probe import Probe
-from keras_seqx.data.feeding.finite import assemble
+from keras_seqx.data.feeding.finite import collate
 from keras_seqx.data.feeding.probe import make_probe
 from keras_seqx.data.planning.epoch_plan import plan_epoch, sort_into_buckets
 from keras_seqx.data.planning.options import OWNER, Options
-from keras_seqx.data.sequences.fields import Components, read_components
+from keras_seqx.data.sequences.fields import Fields, read_fields
 from keras_seqx.data.sequences.ragged_array import read
 
 # So many batches stay at hand, for Keras asks for the first ones more than once.
 KEPT = 16
 
 
-class Stream:
+class StreamSource:
     """Makes batches of samples as they come, a window of them at a time.
 
     A window is planned as an epoch is, except that sequences too few for a batch wait for the next window. The shapes
@@ -30,27 +30,27 @@ class Stream:
     Args:
         samples: an iterator of `x`, `(x, y)` or `(x, y, sample_weight)`.
         options: the plan's options.
-        key: the seed.
+        seed: the seed.
         shard: which of the shards' batches these are; all shards read the same samples.
         window: how many samples to hold.
-        **read_arguments: of `read_components`.
+        **read_arguments: of `read_fields`.
     """
 
     def __init__(
         self,
         samples: Iterator,
         options: Options,
-        key: int,
+        seed: int,
         shard: int,
         window: int,
         **read_arguments: Any,
     ):
         self.options, self.shard = options, shard
         self.weighted = options.remainder == "fill" or options.num_shards > 1
-        self._samples, self._key, self._window = samples, key, window
+        self._samples, self._seed, self._window = samples, seed, window
         self._read_arguments = read_arguments
         self._lock = threading.Lock()
-        self._template: Components | None = None
+        self._template: Fields | None = None
         self._waiting: list = []
         self._batches = self._make()
         self._recent: dict[int, tuple] = {}
@@ -58,16 +58,16 @@ class Stream:
         self._steps: list[tuple] = []
         self._asked = 0
         self.start = 0
-        self.trained: int | None = None
-        self.within = False
+        self.batches_trained: int | None = None
+        self.in_epoch = False
 
     def begin(self) -> None:
         """Notes that Keras begins an epoch."""
-        self.within = True
+        self.in_epoch = True
 
     def end(self) -> None:
         """Notes that Keras ends an epoch."""
-        self.within = False
+        self.in_epoch = False
 
     def __iter__(self) -> Iterator[tuple]:
         """Yields the batches from here to the stream's end."""
@@ -86,17 +86,17 @@ class Stream:
         return self.options.buckets
 
     @property
-    def components(self) -> Components:
+    def fields(self) -> Fields:
         """What the samples consist of, which the first window decides."""
         return self._read_first()
 
-    def _read_first(self) -> Components:
+    def _read_first(self) -> Fields:
         """Returns the components of the first samples, which it reads if nothing was read yet."""
         with self._lock:
             if self._template is None:
                 self._waiting = list(itertools.islice(self._samples, self._window))
-                self._components(self._waiting)
-            return cast(Components, self._template)
+                self._fields(self._waiting)
+            return cast(Fields, self._template)
 
     def batch(self, index: int) -> tuple:
         """Returns a batch by its index in the pass under way; in `fit`, index 0 begins the next one."""
@@ -107,11 +107,11 @@ class Stream:
             self._make_until(position)
             if position not in self._recent:
                 raise IndexError(f"{OWNER}: batch {index} is gone, a stream does not go back.")
-            if self.within:
+            if self.in_epoch:
                 self._asked = max(self._asked, index + 1)
             return self._recent[position]
 
-    def look(self, index: int) -> tuple:
+    def peek(self, index: int) -> tuple:
         """Returns batch 0 or 1 of the stream, which differ in every length that varied in the first window."""
         with self._lock:
             self._make_until(index)
@@ -150,46 +150,46 @@ class Stream:
                 if not number:
                     raise ValueError(errors.message(OWNER, "x", "an iterator of samples", "none", "Give a fresh one"))
                 return
-            components, options = self._components(samples), self.options
-            weighted = self.weighted or components.weighted
+            fields, options = self._fields(samples), self.options
+            weighted = self.weighted or fields.weighted
             if not ended:
                 options = dataclasses.replace(options, remainder="drop")
-            buckets = sort_into_buckets(components.lengths, options)
-            plan = plan_epoch(buckets, options, self._key, number)
-            components = components.cut(buckets.lengths)
+            buckets = sort_into_buckets(fields.lengths, options)
+            plan = plan_epoch(buckets, options, self._seed, number)
+            fields = fields.truncate(buckets.lengths)
             if not number:
-                self._probe = make_probe(components, buckets, options, weighted)
+                self._probe = make_probe(fields, buckets, options, weighted)
             for index in range(len(plan)):
                 shape = (plan.rows[index], *plan.padded[index])
                 steps = plan.valid_steps[index], plan.total_steps[index], shape
-                yield assemble(components, plan, index, self.shard, weighted), steps
+                yield collate(fields, plan, index, self.shard, weighted), steps
             if ended:
                 return
             waits = np.ones(len(samples), bool)
             waits[[row for i in range(len(plan)) for row in plan.order[plan.start[i] : plan.stop[i]]]] = False
             self._waiting = [samples[row] for row in buckets.order if waits[row]]
 
-    def _components(self, samples: list) -> Components:
+    def _fields(self, samples: list) -> Fields:
         """Returns the samples as components; the first ones decide what each component is."""
         columns = iter([list(column) for column in zip(*map(_flatten, samples), strict=True)])
         if self._template is None:
             self._open(samples[0], list(columns))
-            return self._components(samples)
+            return self._fields(samples)
         parts: dict = {}
         lengths: dict[int, np.ndarray] = {}
         for name, part in self._template.parts.items():
-            components = []
-            for component, label in zip(part.components, part.labels(), strict=True):
+            fields = []
+            for component, label in zip(part.fields, part.labels(), strict=True):
                 column = next(columns)
                 if component.axis is None:
-                    components.append(dataclasses.replace(component, data=np.asarray(column)))
+                    fields.append(dataclasses.replace(component, data=np.asarray(column)))
                     continue
                 data = read(column, OWNER, label)
-                components.append(dataclasses.replace(component, data=data))
+                fields.append(dataclasses.replace(component, data=data))
                 if not np.array_equal(lengths.setdefault(component.axis, data.lengths), data.lengths):
                     text = f"as long as what it was as long as in the first {self._window} samples"
                     raise ValueError(errors.message(OWNER, label, text, data, "Mend the samples"))
-            parts[name] = dataclasses.replace(part, components=tuple(components))
+            parts[name] = dataclasses.replace(part, fields=tuple(fields))
         stacked = np.stack([lengths[axis] for axis in range(len(lengths))], axis=1)
         made = dataclasses.replace(self._template, parts=parts, lengths=stacked)
         made.check_classes()
@@ -206,7 +206,7 @@ class Stream:
             else:
                 given.append(tuple(values) if isinstance(part, tuple) else values[0])
         x, y, sample_weight = (*given, None, None)[:3]
-        self._template = read_components(x, y, sample_weight, **self._read_arguments)
+        self._template = read_fields(x, y, sample_weight, **self._read_arguments)
         lengths = self._template.lengths
         if self.options.max_length is not None:
             # Longer ones may come than any of the first.

@@ -26,7 +26,7 @@ class Buckets:
         lengths: (R, C) lengths of the sequences, cut where they were too long.
         order: (R',) the sequences, grouped by bucket. Those that were dropped for their length are not among them.
         edges: (K + 1,) where the buckets begin and end in `order`.
-        cut: how many sequences were cut.
+        truncated: how many sequences were cut.
     """
 
     boundaries: np.ndarray | None
@@ -34,7 +34,7 @@ class Buckets:
     lengths: np.ndarray
     order: np.ndarray
     edges: np.ndarray
-    cut: int
+    truncated: int
 
     @property
     def dropped(self) -> int:
@@ -57,7 +57,7 @@ def sort_into_buckets(lengths: np.ndarray, options: Options) -> Buckets:
             of some shape.
     """
     check_buckets(options, lengths.shape[1])
-    lengths, order, cut = _settle_overlong(lengths, options)
+    lengths, order, truncated = _settle_overlong(lengths, options)
     staying = lengths if len(order) == len(lengths) else lengths[order]
     if options.buckets is None:
         boundaries, shapes = None, round_up(staying.max(axis=0), options.length_multiple)[None]
@@ -72,7 +72,7 @@ def sort_into_buckets(lengths: np.ndarray, options: Options) -> Buckets:
     edges = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(shapes)))])
     turn = np.argsort(bucket, kind="stable")
     order = turn.astype(order.dtype) if len(order) == len(lengths) else order[turn]
-    return Buckets(boundaries, rows, lengths, order, edges, cut)
+    return Buckets(boundaries, rows, lengths, order, edges, truncated)
 
 
 def _settle_overlong(lengths: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray, int]:
@@ -97,9 +97,9 @@ def _settle_overlong(lengths: np.ndarray, options: Options) -> tuple[np.ndarray,
             text = f"no less than the shortest sequence (of {lengths.max(axis=1).min()} steps), or all are dropped"
             raise ValueError(errors.message(OWNER, argument, text, limit, "Raise it, or say `overlong='truncate'`"))
         return lengths, order[fits], 0
-    cut = lengths.copy()
-    cut[long] = np.minimum(lengths[long], limits[np.argmax(limits.sum(axis=1))])
-    return cut, order, len(long)
+    truncated = lengths.copy()
+    truncated[long] = np.minimum(lengths[long], limits[np.argmax(limits.sum(axis=1))])
+    return truncated, order, len(long)
 
 
 def _boundaries(lengths: np.ndarray, options: Options) -> np.ndarray:

@@ -17,7 +17,7 @@ MISMATCH = "Check how the two were made"
 
 
 @dataclasses.dataclass(frozen=True)
-class Component:
+class Field:
     """One array of a batch: sequences, padded along an axis of lengths, or rows that have no time.
 
     Attributes:
@@ -30,7 +30,7 @@ class Component:
     axis: int | None
     padding: Any
 
-    def batch(self, rows: np.ndarray, fillers: np.ndarray, padded: list[int], floatx: str) -> np.ndarray:
+    def batch(self, rows: np.ndarray, padding_rows: np.ndarray, padded: list[int], floatx: str) -> np.ndarray:
         """Returns the rows, (B, T, ...) or (B, ...); of sequences that only fill the batch one step stays."""
         kind = self.data.dtype
         if kind.kind == "f":
@@ -38,28 +38,28 @@ class Component:
         if self.axis is None:
             return self.data[rows].astype(kind, copy=False)
         array = self.data.gather(rows, padded[self.axis], self.padding, kind)
-        array[fillers, 1:] = self.padding
+        array[padding_rows, 1:] = self.padding
         return array
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class FieldGroup:
     """The components of `x`, `y` or `sample_weight`, and the structure they came in.
 
     Attributes:
         name: the argument's name.
         keys: None for a single component, the keys of a dict, 0, 1, ... for a tuple.
         is_dict: whether the structure is a dict.
-        components: in the order of the keys.
+        fields: in the order of the keys.
     """
 
     name: str
     keys: tuple | None
     is_dict: bool
-    components: tuple[Any, ...]
+    fields: tuple[Any, ...]
 
     @classmethod
-    def of(cls, name: str, source: Any, count: int | None = None, beside_rows: bool = False) -> "Part":
+    def of(cls, name: str, source: Any, count: int | None = None, beside_rows: bool = False) -> "FieldGroup":
         """Returns the argument, taken apart.
 
         Args:
@@ -98,22 +98,22 @@ class Rows:
 
     Attributes:
         rows: (B,) sequences, of dtype intp.
-        fillers: (B,) whether each only fills the batch: it keeps one step, and has weight 0.
+        padding_rows: (B,) whether each only fills the batch: it keeps one step, and has weight 0.
         together: (B',) the sequences that all shards of the batch hold.
     """
 
     rows: np.ndarray
-    fillers: np.ndarray
+    padding_rows: np.ndarray
     together: np.ndarray
 
     @property
     def is_whole(self) -> bool:
         """Whether there are no other shards."""
-        return len(self.rows) - self.fillers.sum() == len(self.together)
+        return len(self.rows) - self.padding_rows.sum() == len(self.together)
 
 
 @dataclasses.dataclass(frozen=True)
-class Components:
+class Fields:
     """All parts of the data, and the C lengths of each sequence.
 
     Attributes:
@@ -124,7 +124,7 @@ class Components:
         normalized: whether the weights of a batch, all its shards together, add up to 1.
     """
 
-    parts: dict[str, Part]
+    parts: dict[str, FieldGroup]
     lengths: np.ndarray
     inputs: dict[str, int]
     classes: tuple[ClassWeights | None, ...] = ()
@@ -135,19 +135,19 @@ class Components:
         """Whether batches have weights that `sample_weight` does not give."""
         return self.normalized or any(classes is not None for classes in self.classes)
 
-    def change(self, function: Callable[[Any, int | None], Any], lengths: np.ndarray) -> "Components":
+    def change(self, function: Callable[[Any, int | None], Any], lengths: np.ndarray) -> "Fields":
         """Returns components with other lengths, whose data are `function(data, axis)`."""
         parts = {}
         for name, part in self.parts.items():
-            changed = tuple(dataclasses.replace(c, data=function(c.data, c.axis)) for c in part.components)
-            parts[name] = dataclasses.replace(part, components=changed)
+            changed = tuple(dataclasses.replace(c, data=function(c.data, c.axis)) for c in part.fields)
+            parts[name] = dataclasses.replace(part, fields=changed)
         return dataclasses.replace(self, parts=parts, lengths=lengths)
 
-    def take(self, rows: np.ndarray) -> "Components":
+    def take(self, rows: np.ndarray) -> "Fields":
         """Returns the components of some rows, which share the values."""
         return self.change(lambda data, axis: data[rows], self.lengths[rows])
 
-    def cut(self, lengths: np.ndarray) -> "Components":
+    def truncate(self, lengths: np.ndarray) -> "Fields":
         """Returns components cut to lengths (R, C), which share the values."""
         if lengths is self.lengths:
             return self
@@ -173,9 +173,9 @@ class Components:
         Returns:
             The batch.
         """
-        fillers = batch.fillers
+        padding_rows = batch.padding_rows
         arrays = {
-            name: [c.batch(batch.rows, fillers, padded, floatx) for c in self.parts[name].components]
+            name: [c.batch(batch.rows, padding_rows, padded, floatx) for c in self.parts[name].fields]
             for name in ("x", "y")
             if name in self.parts
         }
@@ -183,7 +183,7 @@ class Components:
         if self.inputs:
             x = dict(x) if self.parts["x"].is_dict else {"inputs": x}
             lengths = self.lengths[batch.rows].astype("int32")
-            lengths[fillers] = 1
+            lengths[padding_rows] = 1
             x.update({name: lengths[:, axis] for name, axis in self.inputs.items()})
         if "y" not in self.parts:
             return (x,)
@@ -193,7 +193,7 @@ class Components:
             return x, y
         weights = self._weights(batch.rows, padded, arrays["y"])
         for weight in weights:
-            weight[fillers] = 0
+            weight[padding_rows] = 0
         if self.normalized:
             # Of all shards together, each of which holds some of the rows.
             whole = weights if batch.is_whole else self._weights(batch.together, padded)
@@ -206,7 +206,7 @@ class Components:
         if "y" not in self.parts:
             return True
         part = self.parts["y"]
-        target = part.components[0]
+        target = part.fields[0]
         if part.keys is not None or target.axis is not None:
             return False
         return target.data.ndim == 1 or target.data.shape[1:] == (1,) or is_one_hot(target.data)
@@ -216,15 +216,15 @@ class Components:
         for number, classes in enumerate(self.classes):
             if classes is not None:
                 part = self.parts["y"]
-                data = part.components[number].data
+                data = part.fields[number].data
                 classes.check(getattr(data, "values", data), part.labels()[number])
 
     def _weights(self, rows: np.ndarray, padded: list[int], y: list | None = None) -> list[np.ndarray]:
         """Returns the weights of some rows for each target, float64 (B,) or (B, T); `y` are their targets, if made."""
         none = np.zeros(len(rows), bool)
-        targets = self.parts["y"].components
+        targets = self.parts["y"].fields
         if "sample_weight" in self.parts:
-            given = [c.batch(rows, none, padded, "float64") for c in self.parts["sample_weight"].components]
+            given = [c.batch(rows, none, padded, "float64") for c in self.parts["sample_weight"].fields]
         else:
             given = [np.ones(len(rows))]
         weights = []
@@ -245,7 +245,7 @@ class Components:
         return weights
 
 
-def read_components(
+def read_fields(
     x: Any,
     y: Any,
     sample_weight: Any,
@@ -253,7 +253,7 @@ def read_components(
     lengths_as_input: Any = None,
     class_weight: Any = None,
     normalized: bool = False,
-) -> Components:
+) -> Fields:
     """Reads what `LengthBucketing` is given.
 
     Sequences of the same lengths share an axis of lengths; the first sequences of `x` have the first.
@@ -262,15 +262,15 @@ def read_components(
         if y is None and value is not None:
             fix = "Give `y` too, or leave the weights out"
             raise ValueError(errors.message(OWNER, name, "None where `y` is", "weights", fix))
-    parts = {"x": _read_part(Part.of("x", x), x)}
-    first = next((data for data in parts["x"].components if isinstance(data, RaggedArray)), None)
+    parts = {"x": _read_part(FieldGroup.of("x", x), x)}
+    first = next((data for data in parts["x"].fields if isinstance(data, RaggedArray)), None)
     if first is None:
         fix = "Wrap the array of sequences in a `RaggedArray`"
         raise ValueError(errors.message(OWNER, "x", "sequences, in one of its parts at least", "arrays alone", fix))
     beside_rows = isinstance(x, tuple) and rows_of_tuple(x) is not None
     for name, source in (("y", y), ("sample_weight", sample_weight)):
         if source is not None:
-            part = Part.of(name, source, len(first), beside_rows)
+            part = FieldGroup.of(name, source, len(first), beside_rows)
             if name == "sample_weight" and part.keys not in (None, parts["y"].keys):
                 text = "of the structure of `y`"
                 raise ValueError(errors.message(OWNER, name, text, part.keys, MISMATCH, "its keys"))
@@ -278,29 +278,29 @@ def read_components(
     axes = [first.lengths]
     for name, part in parts.items():
         placed = []
-        for data, label in zip(part.components, part.labels(), strict=True):
+        for data, label in zip(part.fields, part.labels(), strict=True):
             if len(data) != len(first):
                 text = f"of {len(first)} rows, as many as the first sequences of `x`"
                 raise ValueError(errors.message(OWNER, label, text, len(data), MISMATCH, "its rows"))
             placed.append(_place(data, label, name, axes, 0 if name == "sample_weight" else padding))
-        parts[name] = dataclasses.replace(part, components=tuple(placed))
+        parts[name] = dataclasses.replace(part, fields=tuple(placed))
     lengths = axes[0][:, None] if len(axes) == 1 else np.stack(axes, axis=1)
     classes: tuple = ()
     if "y" in parts:
         classes = read_class_weight(class_weight, parts["y"].keys, parts["y"].labels())
-    components = Components(parts, lengths, _read_inputs(lengths_as_input, parts["x"]), classes, normalized)
-    components.check_classes()
-    return components
+    fields = Fields(parts, lengths, _read_inputs(lengths_as_input, parts["x"]), classes, normalized)
+    fields.check_classes()
+    return fields
 
 
-def _read_part(part: Part, given: Any) -> Part:
+def _read_part(part: FieldGroup, given: Any) -> FieldGroup:
     """Returns a part whose components are sequences or arrays."""
-    if not part.components:
+    if not part.fields:
         text = "a structure with something in it"
         raise ValueError(errors.message(OWNER, part.name, text, given, "Fill it"))
     single = part.keys is None and part.name == "x"
-    data = tuple(_read(c, label, single) for c, label in zip(part.components, part.labels(), strict=True))
-    return dataclasses.replace(part, components=data)
+    data = tuple(_read(c, label, single) for c, label in zip(part.fields, part.labels(), strict=True))
+    return dataclasses.replace(part, fields=data)
 
 
 def _read(source: Any, label: str, always_sequences: bool) -> RaggedArray | np.ndarray:
@@ -317,14 +317,14 @@ def _read(source: Any, label: str, always_sequences: bool) -> RaggedArray | np.n
     return array
 
 
-def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: Any) -> Component:
+def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: Any) -> Field:
     """Returns the component on the axis of its lengths, which joins `axes` if it is new."""
     if isinstance(data, np.ndarray):
-        return Component(data, None, padding)
+        return Field(data, None, padding)
     check_padding(padding, data.dtype, OWNER)
     for axis, known in enumerate(axes):
         if np.array_equal(known, data.lengths):
-            return Component(data, axis, padding)
+            return Field(data, axis, padding)
     differs = axes[0] != data.lengths
     row = int(np.argmax(differs))
     where = f"row {row} has {data.lengths[row]} steps, in `x` {axes[0][row]}"
@@ -333,7 +333,7 @@ def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: An
         raise ValueError(errors.message(OWNER, label, text, data, MISMATCH, where))
     if name == "y" and (data.lengths == data.lengths[0]).all():
         # Rows of one size, one-hot labels say: no length varies, so there is nothing to pad.
-        return Component(data.pad(), None, padding)
+        return Field(data.pad(), None, padding)
     if name == "y" and len(data) >= 10 and differs.mean() <= 0.1:
         warnings.warn(
             f"{OWNER}: `{label}` is as long as `x` in all but {differs.sum()} of {len(data)} rows ({where}). It is "
@@ -341,14 +341,14 @@ def _place(data: Any, label: str, name: str, axes: list[np.ndarray], padding: An
             stacklevel=4,
         )
     axes.append(data.lengths)
-    return Component(data, len(axes) - 1, padding)
+    return Field(data, len(axes) - 1, padding)
 
 
-def _read_inputs(lengths_as_input: Any, x: Part) -> dict[str, int]:
+def _read_inputs(lengths_as_input: Any, x: FieldGroup) -> dict[str, int]:
     """Returns the names of inputs that bring lengths, and the axis of each."""
     if lengths_as_input is None:
         return {}
-    axes = dict(zip(x.keys or ["inputs"], (c.axis for c in x.components), strict=True))
+    axes = dict(zip(x.keys or ["inputs"], (c.axis for c in x.fields), strict=True))
     varied = {key: axis for key, axis in axes.items() if axis is not None}
     fix = "Name an input, or give a dict `{component: input name}` of " + ", ".join(repr(key) for key in varied)
     if isinstance(lengths_as_input, str):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_seqx._core import errors
-from keras_seqx.data.sequences.readers import Where, differs, translate
+from keras_seqx.data.sequences.readers import Where, differs, from_external
 from keras_seqx.data.sequences.tuples import is_array, is_values_and_lengths
 
 SEQUENCES = "sequences: a list of arrays or lists, a pair `(values, lengths)`, an array (R, T, ...), a column of lists"
@@ -198,7 +198,7 @@ def _read(source: Any, where: Where) -> Parts:
     if _is_pair(source):
         values, lengths = source
         return _join(values, lengths, where, (where[0], f"{where[1]}[1]"))
-    values, lengths = _flatten(translate(source, where), where)
+    values, lengths = _flatten(from_external(source, where), where)
     return _join(values, lengths, where, where)
 
 

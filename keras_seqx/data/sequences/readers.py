@@ -13,7 +13,7 @@ LISTS = ("FixedSizeListArray", "LargeListArray", "ListArray")
 Where = tuple[str, str]
 
 
-def translate(source: Any, where: Where) -> Any:
+def from_external(source: Any, where: Where) -> Any:
     """Returns a foreign source as a pair `(values, lengths)`, a list or an array, and anything else as it is."""
     reader = READERS.get(type(source).__module__.partition(".")[0])
     return source if reader is None else reader(source, where)

@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 from keras_seqx.transfer.file_reader.reader import Listing, Reader
-from keras_seqx.transfer.layer_weights import Step, Unit, Weight
+from keras_seqx.transfer.layer_weights import LayerWeights, PathEntry, Weight
 from keras_seqx.transfer.sources import model_config
 
 LISTS = {"layers", "cells"}
 
 
-def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) -> list[Unit]:
+def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) -> list[LayerWeights]:
     """Returns a unit for every group of variables, in the order of the model where the file tells it."""
     names = {
         group.removesuffix("vars").rstrip("/"): attributes["name"]
@@ -26,14 +26,14 @@ def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) ->
             owners.setdefault(group.removesuffix("vars").rstrip("/"), []).append(array)
     known = {*owners, *names}
     units = []
-    for address, arrays in owners.items():
-        if address.partition("/")[0] in ("optimizer", "metrics", "_metrics"):
+    for file_path, arrays in owners.items():
+        if file_path.partition("/")[0] in ("optimizer", "metrics", "_metrics"):
             continue
-        steps = _steps(address, names, known, config)
+        steps = _steps(file_path, names, known, config)
         arrays.sort(key=lambda array: int(array.rpartition("/")[2]))
         found = model_config.resolve(config, steps)
         own = model_config.settings_of(found[-1]) if found else {}
-        units.append(Unit(steps, tuple(weight(listing, reader, array) for array in arrays), own))
+        units.append(LayerWeights(steps, tuple(weight(listing, reader, array) for array in arrays), own))
     return units
 
 
@@ -52,9 +52,9 @@ def parse(text: Any) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _steps(address: str, names: dict[str, str], known: set[str], config: Any) -> tuple[Step, ...]:
+def _steps(file_path: str, names: dict[str, str], known: set[str], config: Any) -> tuple[PathEntry, ...]:
     """Cuts an address into layers; `layers/lstm`, a place in a list, is one."""
-    parts = address.split("/") if address else []
+    parts = file_path.split("/") if file_path else []
     places: list[tuple[str, str]] = []
     pending: list[str] = []
     for i, part in enumerate(parts):
@@ -63,12 +63,12 @@ def _steps(address: str, names: dict[str, str], known: set[str], config: Any) ->
         if prefix in known or i + 1 == len(parts) or (not names and part not in LISTS):
             places.append(("/".join(pending), prefix))
             pending = []
-    steps: list[Step] = []
+    steps: list[PathEntry] = []
     current = config or {}
     for attribute, prefix in places:
         current = model_config.child(current, attribute)
         # Within a list, the address is made of the class.
         stem = re.sub(r"_\d+$", "", attribute.rpartition("/")[2]) if "/" in attribute else ""
         kind = model_config.kind_of(current) or stem
-        steps.append(Step(attribute, names.get(prefix) or model_config.name_of(current), kind))
+        steps.append(PathEntry(attribute, names.get(prefix) or model_config.name_of(current), kind))
     return tuple(steps)

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_seqx._core import errors
 from keras_seqx.transfer.file_reader.reader import Listing, Reader
-from keras_seqx.transfer.layer_weights import Step, Unit, Weight
+from keras_seqx.transfer.layer_weights import LayerWeights, PathEntry, Weight
 from keras_seqx.transfer.sources import model_config
 
 # Keras 1 kept an array for each gate, LSTM in the order i, c, f, o: where today's i, f, c, o are found.
@@ -29,7 +29,7 @@ def is_legacy(listing: Listing) -> bool:
     return not {"layer_names", "layer_names0"}.isdisjoint(_group(listing)[1])
 
 
-def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) -> list[Unit]:
+def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) -> list[LayerWeights]:
     """Returns a unit for every layer that owns weights, in the file's order."""
     root, attributes = _group(listing)
     backend = attributes.get("backend")
@@ -52,17 +52,17 @@ def units_of(listing: Listing, reader: Reader, config: dict[str, Any] | None) ->
             read = partial(reader.read, array)
             key = name.removesuffix(":0")
             parts.setdefault(place, []).append(Weight(role, info.shape, info.dtype, read, key=key))
-        address, top = known.get(layer, (_address(layer, used), {}))
+        file_path, top = known.get(layer, (_address(layer, used), {}))
         cells: dict[str, int] | None = {} if len(parts) > 1 else None
         for place, weights in parts.items():
             recurrent = len(weights) in GATES or any("recurrent_kernel" in weight.name for weight in weights)
-            steps: list[Step] = []
+            steps: list[PathEntry] = []
             own = top
             if layer != TOP:
                 steps, own = _below(top, layer, place, recurrent, cells)
-                steps.insert(0, Step(address, layer, model_config.kind_of(top)))
+                steps.insert(0, PathEntry(file_path, layer, model_config.kind_of(top)))
             modern = _modern(weights, version, backend, listing, layer)
-            units.append(Unit(tuple(steps), tuple(modern), model_config.settings_of(own)))
+            units.append(LayerWeights(tuple(steps), tuple(modern), model_config.settings_of(own)))
     return units
 
 
@@ -95,14 +95,14 @@ def _place(name: str, layer: str) -> tuple[tuple[str, ...], str]:
 
 def _below(
     config: model_config.Config, layer: str, place: tuple[str, ...], recurrent: bool, cells: dict[str, int] | None
-) -> tuple[list[Step], model_config.Config]:
+) -> tuple[list[PathEntry], model_config.Config]:
     """Returns the steps from a layer down to the one that owns the weights named by `place`, and its configuration."""
     kind = model_config.kind_of(config) or STEMS.get(re.sub(r"_\d+$", "", layer), "")
     if kind == "TimeDistributed":
         inner = model_config.child(config, "layer")
         name = model_config.name_of(inner)
         steps, own = _below(inner, name, place[1:] if place[:1] == (name,) else place, recurrent, cells)
-        return [Step("layer", name, model_config.kind_of(inner)), *steps], own
+        return [PathEntry("layer", name, model_config.kind_of(inner)), *steps], own
     if place and model_config.layers_of(config):
         nested = {
             model_config.name_of(c): (f"layers/{at}", c)
@@ -110,22 +110,22 @@ def _below(
         }
         at, inner = nested.get(place[0], (place[0], {}))
         steps, own = _below(inner, place[0], place[1:], recurrent, cells)
-        return [Step(at, place[0], model_config.kind_of(inner)), *steps], own
+        return [PathEntry(at, place[0], model_config.kind_of(inner)), *steps], own
     half = re.match(r"(forward|backward)_", place[0]) if place else None
     if half:
         inner = model_config.child(config, f"{half[1]}_layer")
         steps, own = _below(inner, place[0], place[1:], recurrent, cells)
-        return [Step(f"{half[1]}_layer", place[0], model_config.kind_of(inner)), *steps], own
+        return [PathEntry(f"{half[1]}_layer", place[0], model_config.kind_of(inner)), *steps], own
     if kind == "RNN" and place:
         at = "cell"
         if cells is not None:  # they are stacked
             stem = re.sub(r"_\d+$", "", place[-1])
             cells[stem] = cells.get(stem, -1) + 1
             at = f"cell/cells/{stem}_{cells[stem]}" if cells[stem] else f"cell/cells/{stem}"
-        return [Step(at, place[-1])], model_config.child(config, at)
+        return [PathEntry(at, place[-1])], model_config.child(config, at)
     if recurrent:
-        return [Step("cell", place[-1] if place else "")], config
-    return [Step(part, part) for part in place], config
+        return [PathEntry("cell", place[-1] if place else "")], config
+    return [PathEntry(part, part) for part in place], config
 
 
 def _address(layer: str, used: dict[str, int]) -> str:

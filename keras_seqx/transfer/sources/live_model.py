@@ -8,15 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_seqx.transfer.layer_weights import Step, Unit, Weight, snake_case
+from keras_seqx.transfer.layer_weights import LayerWeights, PathEntry, Weight, snake_case
 
 
-def units_of(model: keras.Model) -> list[Unit]:
+def units_of(model: keras.Model) -> list[LayerWeights]:
     """Returns a unit for every layer of `model` that owns variables, each once, in the order of Keras' files."""
     return list(_walk(model, (), set()))
 
 
-def _walk(layer: keras.layers.Layer, steps: tuple[Step, ...], seen: set[int]) -> Iterator[Unit]:
+def _walk(layer: keras.layers.Layer, steps: tuple[PathEntry, ...], seen: set[int]) -> Iterator[LayerWeights]:
     if id(layer) in seen:
         return
     seen.add(id(layer))
@@ -24,9 +24,9 @@ def _walk(layer: keras.layers.Layer, steps: tuple[Step, ...], seen: set[int]) ->
     layer.save_own_variables(stored)
     weights = tuple(weight_of(v, v.name if isinstance(v, keras.Variable) else key) for key, v in stored.items())
     if weights:
-        yield Unit(steps, weights, config_of(layer), layer)
+        yield LayerWeights(steps, weights, config_of(layer), layer)
     for attribute, child in _children(layer):
-        yield from _walk(child, (*steps, Step(attribute, child.name, type(child).__name__)), seen)
+        yield from _walk(child, (*steps, PathEntry(attribute, child.name, type(child).__name__)), seen)
 
 
 def config_of(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _attributes_of_every_layer() -> frozenset[str]:
     return frozenset(dir(keras.layers.Layer()))
 
 
-def _in_container(address: str, container: Any, seen: set[int]) -> Iterator[tuple[str, keras.layers.Layer]]:
+def _in_container(file_path: str, container: Any, seen: set[int]) -> Iterator[tuple[str, keras.layers.Layer]]:
     if id(container) in seen:
         return
     seen.add(id(container))
@@ -94,7 +94,7 @@ def _in_container(address: str, container: Any, seen: set[int]) -> Iterator[tupl
             continue
         name = snake_case(type(child).__name__) if is_layer else "container"
         used[name] = used.get(name, -1) + 1
-        numbered = f"{address}/{name}_{used[name]}" if used[name] else f"{address}/{name}"
+        numbered = f"{file_path}/{name}_{used[name]}" if used[name] else f"{file_path}/{name}"
         if is_layer:
             yield numbered, child
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from keras_seqx.transfer.layer_weights import Step, snake_case
+from keras_seqx.transfer.layer_weights import PathEntry, snake_case
 
 Config = dict[str, Any]
 
@@ -68,7 +68,7 @@ def child(config: Config, attribute: str) -> Config:
     return found if isinstance(found, dict) and isinstance(found.get("config"), dict) else {}
 
 
-def resolve(config: Config | None, steps: tuple[Step, ...]) -> list[Config]:
+def resolve(config: Config | None, steps: tuple[PathEntry, ...]) -> list[Config]:
     """Returns the configurations on the way down `steps`, {} from where it is not known."""
     found: list[Config] = []
     current = config or {}

@@ -11,7 +11,7 @@ import keras
 
 from keras_seqx._core import errors
 from keras_seqx.transfer.file_reader.reader import Listing, Reader
-from keras_seqx.transfer.layer_weights import Unit
+from keras_seqx.transfer.layer_weights import LayerWeights
 from keras_seqx.transfer.sources import keras3_file, legacy_file, live_model
 
 FIX = "Pass a built Keras model, or the path of a `.keras`, `.weights.h5` or `.h5` file"
@@ -44,7 +44,7 @@ class Source:
     """
 
     label: str
-    units: list[Unit]
+    units: list[LayerWeights]
     config: dict[str, Any] | None
     origin: keras.Model | File
 

@@ -112,7 +112,7 @@ def _constructed(model: Any, *arguments: int | None) -> tuple[Rebuilding, Any]:
         new = work.from_config(model)
         got = [tuple(x.shape) for x in new.inputs]
         if got != shapes:
-            raise lengths.refusal(model, f"makes inputs of {got} in its constructor, not {shapes}", OWN_CODE)
+            raise lengths.cannot_resize(model, f"makes inputs of {got} in its constructor, not {shapes}", OWN_CODE)
         return work, new
     build = model.get_build_config() or {}
     struct = build.get("input_shape", build.get("shapes_dict"))
@@ -132,7 +132,7 @@ def _constructed(model: Any, *arguments: int | None) -> tuple[Rebuilding, Any]:
     _check_parts(_pairs(model, new), work)
     for before, after in zip(_call(model, struct, past, inputs), outputs, strict=True):
         if len(after.shape) > 2 and work.stuck(before, after, [1]):
-            raise lengths.refusal(model, f"writes {lengths.old} steps, as before", OWN_CODE)
+            raise lengths.cannot_resize(model, f"writes {lengths.old} steps, as before", OWN_CODE)
     return work, new
 
 
@@ -151,7 +151,7 @@ def _filled(shape: tuple, past: tuple, more: int) -> tuple:
     return tuple(old + more if new is None and old is not None else new for new, old in pairs)
 
 
-def _call(model: Any, struct: Any, shapes: list[tuple], inputs: list[model_inputs.Entrance]) -> list:
+def _call(model: Any, struct: Any, shapes: list[tuple], inputs: list[model_inputs.ModelInput]) -> list:
     """Calls a model on symbols of some shapes; a new one is built by it."""
     tensors = [
         keras.KerasTensor(shape, dtype="int32" if entrance.kind == "ids" else model.compute_dtype)
@@ -211,7 +211,9 @@ def _check_parts(layers: list[tuple[Any, Any]], work: Rebuilding) -> None:
     for old, new in layers:
         n, after = length_rules.horizon_of(old), length_rules.horizon_of(new)
         if n is not None and after != lengths.moves.get(n, n):
-            raise lengths.refusal(old, f"writes {after} steps still, whatever the config of its owner says", OWN_CODE)
+            raise lengths.cannot_resize(
+                old, f"writes {after} steps still, whatever the config of its owner says", OWN_CODE
+            )
         if not lengths.changes or id(old) in work.made:
             continue
         fixed = None
@@ -224,7 +226,9 @@ def _check_parts(layers: list[tuple[Any, Any]], work: Rebuilding) -> None:
                 (v for k, v in vars(new).items() if k in ENTRIES and type(v) is int and v == lengths.old), None
             )
         if fixed == lengths.old:
-            raise lengths.refusal(old, f"has the length {fixed} still, whatever the config of its owner says", OWN_CODE)
+            raise lengths.cannot_resize(
+                old, f"has the length {fixed} still, whatever the config of its owner says", OWN_CODE
+            )
 
 
 def _settle(layers: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Any]]:

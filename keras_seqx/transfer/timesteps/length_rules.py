@@ -42,7 +42,7 @@ class Lengths:
     def changes(self) -> bool:
         return self.old is not None and self.new != self.old
 
-    def refusal(self, layer: Any, reason: str, fix: str) -> ValueError:
+    def cannot_resize(self, layer: Any, reason: str, fix: str) -> ValueError:
         """Returns the error that a layer cannot follow."""
         text = errors.message("change_timesteps", "timesteps", FOLLOW, self.new, fix, f"{title(layer)} {reason}")
         return ValueError(text)
@@ -75,7 +75,7 @@ def horizon_of(layer: Any) -> int | None:
     return layer.steps if is_a(layer, DECODER) else None
 
 
-def horizons(model: keras.Model, old: int | None) -> dict[int, list]:
+def output_lengths(model: keras.Model, old: int | None) -> dict[int, list]:
     """Returns the layers that write a fixed number of steps, by that number; a start frame is none."""
     found: dict[int, list] = {}
     for layer in parts(model):
@@ -110,7 +110,9 @@ def moves(found: dict[int, list], old: int | None, new: int | None, steps: int |
         if new is None:
             layer = found[old][0]
             fix = "Pass `steps=`, or build the model with `keras_seqx.RepeatToLength`, which repeats to any length"
-            raise Lengths(old, new, {}, None).refusal(layer, f"writes {old} steps and cannot leave them open", fix)
+            raise Lengths(old, new, {}, None).cannot_resize(
+                layer, f"writes {old} steps and cannot leave them open", fix
+            )
         moved[old] = new
     return {n: after for n, after in moved.items() if n is not None}
 

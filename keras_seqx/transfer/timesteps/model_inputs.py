@@ -14,7 +14,7 @@ STEPWISE = (keras.layers.RNN, keras.layers.TimeDistributed, keras.layers.Bidirec
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrance:
+class ModelInput:
     """One input of a model.
 
     Attributes:
@@ -33,19 +33,19 @@ class Entrance:
         return self.kind in ("steps", "ids")
 
 
-def of_graph(model: keras.Model) -> list[Entrance]:
+def of_graph(model: keras.Model) -> list[ModelInput]:
     """Returns the inputs of a Functional or Sequential model."""
-    return [Entrance(x._keras_history.operation.name, tuple(x.shape), _kind(model, x)) for x in model.inputs]
+    return [ModelInput(x._keras_history.operation.name, tuple(x.shape), _kind(model, x)) for x in model.inputs]
 
 
-def of_shapes(model: keras.Model, shapes: list[tuple]) -> list[Entrance]:
+def of_shapes(model: keras.Model, shapes: list[tuple]) -> list[ModelInput]:
     """Returns the inputs of a subclassed model, of which only shapes and layers are known."""
     parts = length_rules.parts(model)
     ids = any(isinstance(part, keras.layers.Embedding) for part in parts)
     deep = any(is_stepwise(part) for part in parts)
     kinds = {2: "ids" if ids else "still", 3: "steps"}
     return [
-        Entrance(f"inputs[{i}]", shape, kinds.get(len(shape), "steps" if deep and len(shape) > 3 else "still"))
+        ModelInput(f"inputs[{i}]", shape, kinds.get(len(shape), "steps" if deep and len(shape) > 3 else "still"))
         for i, shape in enumerate(shapes)
     ]
 
@@ -89,7 +89,7 @@ def _readers(model: keras.Model, x: keras.KerasTensor) -> Iterator[tuple[Any, ke
 
 def plan(
     model: keras.Model,
-    entrances: list[Entrance],
+    entrances: list[ModelInput],
     timesteps: int | None,
     steps: int | None,
     batch_size: int | None,
@@ -105,21 +105,21 @@ def plan(
     outputs = {x.shape[1]: [model] for x in getattr(model, "outputs", None) or [] if len(x.shape) > 2}
     written = {n: layers for n, layers in outputs.items() if n in fixed} if steps is not None else {}
     if len(fixed) > 1:  # inputs as long as what a decoder writes belong to the horizon
-        main = set(fixed) - set(length_rules.horizons(model, None)) - set(written)
+        main = set(fixed) - set(length_rules.output_lengths(model, None)) - set(written)
         if len(main) != 1:
             named = ", ".join(f"{name} has {n}" for n, names in fixed.items() for name in names)
             fix = "Pass `steps` too if one of them is as long as the output; or change it in the code that makes it"
             what = "meant for inputs of one length"
             raise ValueError(errors.message("change_timesteps", "timesteps", what, timesteps, fix, named))
     old = next(iter(main if len(fixed) > 1 else fixed), None)
-    found = length_rules.horizons(model, old)
+    found = length_rules.output_lengths(model, old)
     if len(fixed) > 1:
         found = {**{n: layers for n, layers in written.items() if n != old}, **found}
     lengths = Lengths(old, timesteps, length_rules.moves(found, old, timesteps, steps), batch_size)
     return lengths, [_shape(e, lengths) for e in entrances]
 
 
-def _lengths(entrances: list[Entrance]) -> dict[int, list[str]]:
+def _lengths(entrances: list[ModelInput]) -> dict[int, list[str]]:
     """Returns the fixed lengths of a model's inputs, with their names; ids count where nothing else has a length."""
     for kind in ("steps", "ids"):
         timed = [e for e in entrances if e.kind == kind]
@@ -134,7 +134,7 @@ def _lengths(entrances: list[Entrance]) -> dict[int, list[str]]:
     return {}
 
 
-def _shape(entrance: Entrance, lengths: Lengths) -> tuple:
+def _shape(entrance: ModelInput, lengths: Lengths) -> tuple:
     batch, *rest = entrance.shape
     batch = lengths.batch_size or batch
     if entrance.kind != "still":

@@ -103,7 +103,7 @@ class Rebuilding:
         if is_graph(old):
             inputs = [tuple(x.shape) for x in old.inputs]
             if len(inputs) > len(shapes):
-                raise self.lengths.refusal(old, "is called without some of its inputs", "Give it all of them")
+                raise self.lengths.cannot_resize(old, "is called without some of its inputs", "Give it all of them")
             return self.model(old, [_fixed(own, shape) for own, shape in zip(inputs, shapes, strict=False)])
         if isinstance(old, keras.layers.TimeDistributed) or length_rules.is_a(old, length_rules.FOLDING):
             steps = [tree.map_structure(_step, structure) for structure in (before, after)]
@@ -122,7 +122,9 @@ class Rebuilding:
             if type(old).__name__ == "Reshape" and isinstance(shape, (list, tuple)) and shape[0] in (-1, past[0][0]):
                 target = self._target(old, shape[1:], after)
                 if shape[0] == -1 and -1 in target:
-                    raise self.lengths.refusal(old, "has no place for another open axis", "Use `keras.layers.Reshape`")
+                    raise self.lengths.cannot_resize(
+                        old, "has no place for another open axis", "Use `keras.layers.Reshape`"
+                    )
                 config["newshape"] = (shape[0], *target)
             return type(old).from_config(config)
         return self.from_config(old)
@@ -132,7 +134,7 @@ class Rebuilding:
             return old.get_config()
         except NotImplementedError as error:
             fix = "Implement `get_config` in its class, with every argument of its constructor"
-            raise self.lengths.refusal(old, "has no config to be made anew from", fix) from error
+            raise self.lengths.cannot_resize(old, "has no config to be made anew from", fix) from error
 
     def from_config(self, old: keras.Layer) -> Any:
         """Returns a layer, or a model of somebody's class, made of its config at the new length.
@@ -151,7 +153,7 @@ class Rebuilding:
         config, self.moved[id(old)] = length_rules.follow(self._config(old), old, self.lengths)
         for key, most in length_rules.too_long(config, self.lengths):
             reason = f"holds at most {most} steps by its `{key}`"
-            raise self.lengths.refusal(old, reason, f"Choose a length of at most {most}, or make it anew")
+            raise self.lengths.cannot_resize(old, reason, f"Choose a length of at most {most}, or make it anew")
         for key in config:
             if getattr(getattr(old, key, None), "__name__", "") == "<lambda>":
                 config[key] = getattr(old, key)  # a config holds it only as code that nothing would run
@@ -159,7 +161,7 @@ class Rebuilding:
             return type(old).from_config(config)
         except Exception as error:
             entries = ", ".join(f"`{key}`={config[key]!r}" for key in self.moved[id(old)]) or "its config"
-            raise self.lengths.refusal(old, f"is not made of {entries}: {line(error)}", OWN_CODE) from error
+            raise self.lengths.cannot_resize(old, f"is not made of {entries}: {line(error)}", OWN_CODE) from error
 
     def _target(self, old: Any, target: Any, after: Any) -> tuple:
         (past, *_), (shape, *_) = self.calls[id(old)]
@@ -169,7 +171,7 @@ class Rebuilding:
             makers = [self._before[id(x)][3] for x in tree.flatten(after) if id(x) in self._before]
             maker = f"; {length_rules.title(makers[0])} makes them" if makers and past == shape else ""
             fix = "Write -1 for the axis that is to grow, or decode with an RNN behind `RepeatVector`"
-            raise self.lengths.refusal(old, f"{error}{maker}", fix) from None
+            raise self.lengths.cannot_resize(old, f"{error}{maker}", fix) from None
 
     def _past(self, x: Any) -> Any:
         return self._before[id(x)][0] if id(x) in self._before else x
@@ -197,7 +199,7 @@ class Rebuilding:
                 if timed and self.stuck(past, x, [*axes, *([1] if rank > 2 else [])]):
                     reason = f"writes {self.lengths.old} steps, as before, of inputs {shapes[1]}"
                     fix = FIX_DENSE if reads_time(*shapes) else STAYS
-                    raise self.lengths.refusal(layer, reads_time(*shapes) or reason, fix)
+                    raise self.lengths.cannot_resize(layer, reads_time(*shapes) or reason, fix)
 
     def stuck(self, before: Any, after: Any, axes: list[int]) -> bool:
         """Returns whether a tensor has the old length still, along any of `axes`, and nobody asked for it."""
@@ -221,7 +223,7 @@ class Rebuilding:
             told = [n for n in tree.flatten((args, kwargs, config)) if type(n) is int and n == old]
         if told:
             reason = f"is told {told[0]}, which was the length or the last step"
-            raise self.lengths.refusal(operation, reason, "Count from the end, as in `x[:, -1]`, or use a layer")
+            raise self.lengths.cannot_resize(operation, reason, "Count from the end, as in `x[:, -1]`, or use a layer")
 
     @contextlib.contextmanager
     def refusing(self, layer: Any, before: list, after: list) -> Iterator[None]:
@@ -235,7 +237,7 @@ class Rebuilding:
             moved = f"does not take inputs of {shapes[1]} in place of {shapes[0]}: {line(error)}"
             fix = "Give a number of steps" if self.lengths.new is None else "Let it take its length from its inputs"
             fix = FIX_DENSE if reads_time(*shapes) else fix
-            raise self.lengths.refusal(layer, reads_time(*shapes) or moved, fix) from error
+            raise self.lengths.cannot_resize(layer, reads_time(*shapes) or moved, fix) from error
 
 
 FIX_DENSE = (

@@ -13,7 +13,7 @@ from keras_seqx import BeamSearch, Sampling
 from keras_seqx import generation as samplers
 from keras_seqx._core import validation as options
 from keras_seqx.generation.search import GreedySearch
-from keras_seqx.generation.search_state import Generation
+from keras_seqx.generation.search_state import SearchProblem
 from keras_seqx.testing import execution
 from keras_seqx.testing.execution import to_numpy
 from tests.cases import BACKEND
@@ -42,7 +42,7 @@ def compiled(search, end=0, max_steps=4, processors=(), returned=None, vocabular
             return ops.take(flat, (row * times + t) * STATES + state, axis=0), [row, state], None
 
         row = ops.repeat(ops.arange(ops.shape(prompts)[0], dtype="int32"), beams)
-        generation = Generation(
+        generation = SearchProblem(
             step=step,
             prompt=ops.repeat(prompts, beams, axis=0),
             prompt_lengths=ops.repeat(lengths, beams, axis=0),
@@ -105,9 +105,9 @@ SETTINGS = [(0.0, 0), (0.5, 2), (1.0, 1), (2.0, 0), (-0.5, 2)]
 @pytest.mark.parametrize(("penalty", "end"), SETTINGS)
 @given(seed=seeds)
 def test_a_wide_beam_finds_the_best_sequences_of_all(penalty, end, seed):
-    question = problem(seed)
-    found = cached(beam_search(24, length_penalty=penalty), end, returned=6)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    search_inputs = problem(seed)
+    found = cached(beam_search(24, length_penalty=penalty), end, returned=6)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         assert_same(sequences(found, row), reference.enumerate_all(model, prompt, end, 4, penalty), 6)
 
 
@@ -115,20 +115,20 @@ def test_a_wide_beam_finds_the_best_sequences_of_all(penalty, end, seed):
 @pytest.mark.parametrize(("penalty", "end"), SETTINGS)
 @given(seed=seeds)
 def test_a_narrow_beam_is_the_textbooks(penalty, end, early_stopping, seed):
-    question = problem(seed, 6, 4)
+    search_inputs = problem(seed, 6, 4)
     search = beam_search(3, length_penalty=penalty, early_stopping=early_stopping)
-    found = cached(search, end, 6, returned=3, vocabulary=4)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    found = cached(search, end, 6, returned=3, vocabulary=4)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         expected = reference.beam_search(model, prompt, 3, end, 6, penalty, early_stopping)
         assert_same(sequences(found, row), expected, 3)
 
 
 @given(seed=seeds)
 def test_the_best_alone_may_be_known_earlier(seed):
-    question = problem(seed, 6, 4)
+    search_inputs = problem(seed, 6, 4)
     for penalty in (0.0, 2.0, -0.5):
-        found = cached(beam_search(3, length_penalty=penalty), 0, 6, vocabulary=4)(*question)
-        for row, (model, prompt) in enumerate(models(*question)):
+        found = cached(beam_search(3, length_penalty=penalty), 0, 6, vocabulary=4)(*search_inputs)
+        for row, (model, prompt) in enumerate(models(*search_inputs)):
             assert_same(sequences(found, row), reference.beam_search(model, prompt, 3, 0, 6, penalty), 1)
 
 
@@ -154,9 +154,9 @@ def test_a_finished_sequence_stays_the_best():
 
 @given(seed=seeds)
 def test_one_beam_without_penalty_is_greedy(seed):
-    question = problem(seed)
-    beam, greedy = cached(beam_search(1))(*question), cached(GREEDY)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    search_inputs = problem(seed)
+    beam, greedy = cached(beam_search(1))(*search_inputs), cached(GREEDY)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         expected = [reference.greedy(model, prompt, 0, 4)]
         assert_same(sequences(greedy, row), expected, 1)
         assert_same(sequences(beam, row), expected, 1)
@@ -199,32 +199,32 @@ def test_rows_and_padding_change_nothing(search):
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 def test_every_way_of_running_gives_the_same(search):
-    question = problem(5)
-    expected = compiled(search)(*question, noise_for(search, ROWS))
+    search_inputs = problem(5)
+    expected = compiled(search)(*search_inputs, noise_for(search, ROWS))
     for mode in execution.modes():
-        found = compiled(search, mode=mode)(*question, noise_for(search, ROWS))
+        found = compiled(search, mode=mode)(*search_inputs, noise_for(search, ROWS))
         for key, value in expected.items():
             np.testing.assert_allclose(found[key], value, atol=1e-6)
 
 
 @given(seed=seeds)
 def test_groups_are_the_textbooks(seed):
-    question = problem(seed, 5, 4)
-    found = cached(beam_search(4, num_groups=2, diversity_penalty=0.8), 0, 5, returned=4, vocabulary=4)(*question)
+    search_inputs = problem(seed, 5, 4)
+    found = cached(beam_search(4, num_groups=2, diversity_penalty=0.8), 0, 5, returned=4, vocabulary=4)(*search_inputs)
     early = beam_search(6, num_groups=3, diversity_penalty=0.3, length_penalty=1.0, early_stopping=True)
-    found_early = cached(early, 0, 5, returned=6, vocabulary=4)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    found_early = cached(early, 0, 5, returned=6, vocabulary=4)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         assert_same(sequences(found, row), reference.beam_search(model, prompt, 4, 0, 5, groups=2, diversity=0.8), 4)
         expected = reference.beam_search(model, prompt, 6, 0, 5, 1.0, True, groups=3, diversity=0.3)
         assert_same(sequences(found_early, row), expected, 6)
 
 
 def test_groups_without_penalty_are_greedy_and_with_a_large_one_differ():
-    question = problem(1, vocabulary=4)
-    question[0][..., 0] -= 9  # the end comes last
-    same = compiled(BeamSearch(3, num_groups=3), returned=3, vocabulary=4)(*question)
-    other = compiled(BeamSearch(3, num_groups=3, diversity_penalty=50.0), returned=3, vocabulary=4)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    search_inputs = problem(1, vocabulary=4)
+    search_inputs[0][..., 0] -= 9  # the end comes last
+    same = compiled(BeamSearch(3, num_groups=3), returned=3, vocabulary=4)(*search_inputs)
+    other = compiled(BeamSearch(3, num_groups=3, diversity_penalty=50.0), returned=3, vocabulary=4)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         assert_same(sequences(same, row), [reference.greedy(model, prompt, 0, 4)] * 3, 3)
         assert sorted(tokens[0] for tokens, _ in sequences(other, row)) == [1, 2, 3]
         for tokens, score in sequences(other, row):
@@ -233,9 +233,9 @@ def test_groups_without_penalty_are_greedy_and_with_a_large_one_differ():
 
 def test_groups_wider_than_the_vocabulary_take_nothing_from_one_another():
     """A beam that has no continuation yet chose no token."""
-    question = problem(2, vocabulary=2)
-    found = compiled(BeamSearch(6, num_groups=2, diversity_penalty=0.7), returned=6, vocabulary=2)(*question)
-    for row, (model, prompt) in enumerate(models(*question)):
+    search_inputs = problem(2, vocabulary=2)
+    found = compiled(BeamSearch(6, num_groups=2, diversity_penalty=0.7), returned=6, vocabulary=2)(*search_inputs)
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         expected = reference.beam_search(model, prompt, 6, 0, 4, groups=2, diversity=0.7)
         assert_same(sequences(found, row), expected, 6)
 
@@ -272,10 +272,10 @@ def apply(oracle, arguments, logits, history, step):
 
 
 def test_the_best_samples_come_first():
-    question = problem(0)
+    search_inputs = problem(0)
     search = Sampling(num_samples=6)
     noise = noise_for(search, ROWS)
-    every, best = compiled(search)(*question, noise), compiled(search, returned=2)(*question, noise)
+    every, best = compiled(search)(*search_inputs, noise), compiled(search, returned=2)(*search_inputs, noise)
     for row in range(ROWS):
         expected = sorted(sequences(every, row), key=lambda s: -s[1])[:2]
         np.testing.assert_allclose(best["scores"][row], [score for _, score in expected], atol=1e-6)
@@ -309,12 +309,16 @@ ENDS = {"one": 2, "two": (0, 2), "all": (0, 1, 2, 3)}
 @given(seed=seeds)
 def test_several_ends_and_a_forced_one_are_the_textbooks(force_end, end, seed):
     """Beams under Google's penalty, greedy, and samples whose last token is an end and costs what it is worth."""
-    question, steps = problem(seed, 4, 4), 4
+    search_inputs, steps = problem(seed, 4, 4), 4
     beams = beam_search(3, length_penalty=0.8, length_normalization="gnmt")
     run = functools.partial(cached, end=end, max_steps=steps, vocabulary=4, force_end=force_end)
-    found, best, greedy = run(beams, returned=3)(*question), run(beams)(*question), run(GREEDY)(*question)
-    drawn = run(SAMPLING)(*question, noise_for(SAMPLING, ROWS, steps, seed))
-    for row, (model, prompt) in enumerate(models(*question)):
+    found, best, greedy = (
+        run(beams, returned=3)(*search_inputs),
+        run(beams)(*search_inputs),
+        run(GREEDY)(*search_inputs),
+    )
+    drawn = run(SAMPLING)(*search_inputs, noise_for(SAMPLING, ROWS, steps, seed))
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         expected = reference.beam_search(model, prompt, 3, end, steps, 0.8, gnmt=True, force_end=force_end)
         assert_same(sequences(found, row), expected, 3)
         assert_same(sequences(best, row), expected, 1)
@@ -331,11 +335,11 @@ def test_several_ends_and_a_forced_one_are_the_textbooks(force_end, end, seed):
 @given(seed=seeds)
 def test_a_wide_beam_finds_the_best_under_googles_penalty(penalty, force_end, seed):
     """Its bound on what can still come is sound: the best alone, and the best six, are those of enumeration."""
-    question = problem(seed)
+    search_inputs = problem(seed)
     search = beam_search(24, length_penalty=penalty, length_normalization="gnmt")
     for count, returned in ((6, 6), (1, None)):
-        found = cached(search, 0, returned=returned, force_end=force_end)(*question)
-        for row, (model, prompt) in enumerate(models(*question)):
+        found = cached(search, 0, returned=returned, force_end=force_end)(*search_inputs)
+        for row, (model, prompt) in enumerate(models(*search_inputs)):
             expected = reference.enumerate_all(model, prompt, 0, 4, penalty, gnmt=True, force_end=force_end)
             assert_same(sequences(found, row), expected, count)
 
@@ -375,12 +379,12 @@ PROCESSORS = {
 def test_processors_see_each_beams_own_tokens(name, kind, seed):
     processor, oracle, arguments = PROCESSORS[name]
     search = beam_search(3) if kind == "beams" else GREEDY
-    question = problem(seed, 5, 4)
+    search_inputs = problem(seed, 5, 4)
     end = (0, 3) if "two ends" in name else 0
     # The same object each time, so that one compilation serves all examples.
-    found = cached(search, end, 5, (processor,), 3 if kind == "beams" else None, 4)(*question)
+    found = cached(search, end, 5, (processor,), 3 if kind == "beams" else None, 4)(*search_inputs)
     own = [functools.partial(apply, oracle, arguments)]
-    for row, (model, prompt) in enumerate(models(*question, own)):
+    for row, (model, prompt) in enumerate(models(*search_inputs, own)):
         if kind == "beams":
             assert_same(sequences(found, row), reference.beam_search(model, prompt, 3, end, 5), 3)
         else:
@@ -390,14 +394,14 @@ def test_processors_see_each_beams_own_tokens(name, kind, seed):
 def test_constrained_sequences_are_among_those_given():
     given = [[1], [1, 2], [2, 3, 1], [3, 3, 3, 3]]
     processor = samplers.PrefixConstrained(given, 0)
-    question = problem(7, 5, 4)
-    found = compiled(BeamSearch(6), 0, 5, (processor,), 6, 4)(*question)
+    search_inputs = problem(7, 5, 4)
+    found = compiled(BeamSearch(6), 0, 5, (processor,), 6, 4)(*search_inputs)
     for row in range(ROWS):
         tokens = [tokens for tokens, score in sequences(found, row) if score > -np.inf]
         assert sorted(tokens) == [[*t, 0] for t in given]
 
 
-class Nothing(samplers.Processor):
+class Nothing(samplers.LogitsProcessor):
     """Leaves no token after two of them."""
 
     def __call__(self, tokens, lengths, step, logits):
@@ -423,11 +427,13 @@ def test_where_no_token_is_left_a_sequence_is_impossible(search):
 )
 def test_extremes(end, max_steps, vocabulary):
     """No end, one step, one token, and more beams than there are sequences."""
-    question = problem(6, max_steps, vocabulary)
-    greedy = compiled(GREEDY, end, max_steps, vocabulary=vocabulary)(*question)
-    beams = compiled(BeamSearch(30), end, max_steps, returned=30, vocabulary=vocabulary)(*question)
-    drawn = compiled(SAMPLING, end, max_steps, vocabulary=vocabulary)(*question, noise_for(SAMPLING, ROWS, max_steps))
-    for row, (model, prompt) in enumerate(models(*question)):
+    search_inputs = problem(6, max_steps, vocabulary)
+    greedy = compiled(GREEDY, end, max_steps, vocabulary=vocabulary)(*search_inputs)
+    beams = compiled(BeamSearch(30), end, max_steps, returned=30, vocabulary=vocabulary)(*search_inputs)
+    drawn = compiled(SAMPLING, end, max_steps, vocabulary=vocabulary)(
+        *search_inputs, noise_for(SAMPLING, ROWS, max_steps)
+    )
+    for row, (model, prompt) in enumerate(models(*search_inputs)):
         assert_same(sequences(greedy, row), [reference.greedy(model, prompt, end, max_steps)], 1)
         everything = reference.enumerate_all(model, prompt, end, max_steps)
         assert_same(sequences(beams, row), everything, 30)

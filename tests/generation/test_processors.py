@@ -26,7 +26,7 @@ WORDS = [[1], [1, 2], [1, 2, 3], [2, 1], [4, 4, 4, 4], [2, 1]]
 class Case:
     """A processor, its oracle with arguments, and how to make transformers' one for a prompt of a given length."""
 
-    processor: processors.Processor
+    processor: processors.LogitsProcessor
     oracle: Callable
     arguments: tuple
     peer: Callable[[Any, int], Any]
