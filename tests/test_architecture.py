@@ -102,3 +102,29 @@ def test_import_brings_no_other_backend():
     ).stdout.split()
     assert loaded == with_keras
     assert backend in loaded
+
+
+def test_private_attributes_of_others_are_in_one_file():
+    """Whatever the package does not define itself is Keras' or a backend's, and may change with a release."""
+    trees = {path: ast.parse(path.read_text()) for path in FILES}
+    own = set()
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+    for path, tree in trees.items():
+        if path.name == "keras_internals.py":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute):
+                name = node.attr
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"getattr", "hasattr", "setattr"}:
+                name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            else:
+                continue
+            private = name.startswith("_") and not name.startswith("__")
+            assert not private or name in own, f"{path}:{node.lineno}: {name}"

@@ -1,4 +1,4 @@
-"""The private and undocumented attributes of Keras that the package uses, each behind one named function.
+"""The private and undocumented attributes of Keras and TensorFlow that the package uses, a named function for each.
 
 Each function says why no public attribute does. `tests/core/test_keras_internals.py` checks it on every supported
 version of Keras.
@@ -118,6 +118,113 @@ _CLONE_FUNCTIONS = ("_clone_functional_model", "_clone_sequential_model")
 _OBJECTS, _CONFIGS = "shared_objects/id_to_obj_map", "shared_objects/id_to_config_map"
 
 
+def sublayers(layer: keras.layers.Layer, *, include_self: bool = True, recursive: bool = True) -> list[Any]:
+    """Returns the layers that `layer` holds in its attributes, each once.
+
+    `keras.Model.layers` does this for models; a layer has no public list of the layers in it. Checked on Keras 3.12.4,
+    3.15.1, 3.16.0.dev.
+
+    Args:
+        layer: a layer or model.
+        include_self: whether `layer` comes first.
+        recursive: whether the layers in those layers follow.
+    """
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def get_mask(tensor: Any) -> Any:
+    """Returns the Keras mask that an eager tensor carries, or None.
+
+    The public way is a layer that takes a `mask`, which costs a call and is itself a call that the audit would record.
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Makes an eager tensor carry a Keras mask; see `get_mask`."""
+    tensor._keras_mask = mask
+
+
+def producer_of(tensor: keras.KerasTensor) -> Any:
+    """Returns the layer or operation that made a symbolic tensor; of a model's input, its `InputLayer`.
+
+    `keras.KerasTensor` documents no way to it. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return tensor._keras_history.operation
+
+
+def nodes_of(layer: Any) -> list[Any]:
+    """Returns the symbolic calls of a layer or operation, with `input_tensors` and `output_tensors` each.
+
+    `layer.input` and `layer.output` are public, and raise where a layer is called twice. The list is the layer's own.
+    Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return layer._inbound_nodes
+
+
+def is_functional(layer: Any) -> bool:
+    """Returns whether `layer` is a Functional or Sequential model, or a subclass of one.
+
+    `keras.Model` stands for both and for subclassed models, and the class of functional models is not exported. Checked
+    on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return isinstance(layer, keras.Sequential) or hasattr(layer, "_operations_by_depth")
+
+
+def output_shape_of(layer: keras.layers.Lambda) -> Any:
+    """Returns the argument `output_shape` of a Lambda as it was given.
+
+    Its `get_config` has it as code. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return layer._output_shape
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """Returns the arguments of `compile` as they were given.
+
+    `get_compile_config` returns them serialized, which fails for functions that are not registered. Checked on Keras
+    3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return dict(model._compile_config.config)
+
+
+def trained_by(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """Returns the variables that a built optimizer updates, in the order of its own.
+
+    `optimizer.variables` is public and has its own variables alone. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return optimizer._trainable_variables
+
+
+def decays(optimizer: keras.optimizers.Optimizer, variable: Any) -> bool:
+    """Returns whether the weight decay of an optimizer applies to `variable`.
+
+    `exclude_from_weight_decay` is public, and what it was told is not. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
+    """
+    return optimizer._use_weight_decay(variable)
+
+
+def queue_options(data_set: keras.utils.PyDataset) -> dict[str, Any]:
+    """Returns `workers`, `use_multiprocessing` and `max_queue_size` as they were given to a PyDataset.
+
+    Its properties of these names are what Keras acts on, and a subclass may override them. Checked on Keras 3.12.4,
+    3.15.1, 3.16.0.dev.
+    """
+    return {name: getattr(data_set, f"_{name}") for name in ("workers", "use_multiprocessing", "max_queue_size")}
+
+
+def within_xla() -> bool:
+    """Returns whether TensorFlow traces a function that XLA compiles, in which shapes may not depend on values.
+
+    No public function of TensorFlow tells. Checked on TensorFlow 2.18 and 2.21.
+    """
+    from tensorflow.python.framework.ops import get_default_graph
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return GraphOrParentsInXlaContext(get_default_graph())
+
+
 def call_symbolically(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
     """Calls `layer` on `keras.KerasTensor`s, and leaves no node of the call in the layer.
 
@@ -125,11 +232,12 @@ def call_symbolically(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> A
     one call too many when the file is loaded. `Layer.compute_output_spec` adds no node, but it does not build the
     layer, and only `Layer.__call__` knows which arguments `build` takes. Checked on Keras 3.12.4, 3.15.1, 3.16.0.dev.
     """
-    count = len(layer._inbound_nodes)
+    nodes = nodes_of(layer)
+    count = len(nodes)
     try:
         return layer(*args, **kwargs)
     finally:
-        del layer._inbound_nodes[count:]
+        del nodes[count:]
 
 
 def shares_objects() -> bool:

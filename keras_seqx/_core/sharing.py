@@ -72,8 +72,8 @@ def _copied(cloning: keras_internals.Cloning) -> dict[int, Any]:
     """Returns the copies of layers, and of all layers within these, by the ids of their originals."""
     copies = dict(cloning.copies)
     for layer in cloning.model.layers:
-        old = layer._flatten_layers()
-        new = copies[id(layer)]._flatten_layers() if id(layer) in copies else []
+        old = keras_internals.sublayers(layer)
+        new = keras_internals.sublayers(copies[id(layer)]) if id(layer) in copies else []
         if [type(part) for part in old] == [type(part) for part in new]:
             copies |= {id(a): b for a, b in zip(old, new, strict=True)}
     return copies
@@ -85,7 +85,7 @@ def _copy_holders(cloning: keras_internals.Cloning, copies: dict[int, Any]) -> N
     One that holds the layer that is being copied has to wait for it.
     """
     for layer in cloning.model.layers:
-        parts = {id(part) for part in layer._flatten_layers()}
+        parts = {id(part) for part in keras_internals.sublayers(layer)}
         if id(layer) not in copies and id(cloning.layer) not in parts and not parts.isdisjoint(copies):
             layer.get_config()  # Keras gives a part its id when it meets it again
             copies[id(layer)] = type(layer).from_config(layer.get_config())
@@ -94,7 +94,7 @@ def _copy_holders(cloning: keras_internals.Cloning, copies: dict[int, Any]) -> N
 def _layers(parts: Any) -> Iterator[keras.layers.Layer]:
     for part in tree.flatten(parts):
         if isinstance(part, keras.layers.Layer):
-            yield from part._flatten_layers()
+            yield from keras_internals.sublayers(part)
 
 
 def _numbered(configs: Any, layers: set[int]) -> Any:

@@ -207,7 +207,7 @@ class Cell:
 
     def dropout_holders(self) -> list[Any]:
         """Returns the cells in this one, itself included, that Keras' RNN has draw before its loop."""
-        return [sub for sub in self.layer._flatten_layers() if hasattr(sub, "reset_recurrent_dropout_mask")]
+        return [sub for sub in keras_internals.sublayers(self.layer) if hasattr(sub, "reset_recurrent_dropout_mask")]
 
     def forget_dropout_masks(self) -> None:
         for holder in self.dropout_holders():

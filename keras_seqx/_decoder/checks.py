@@ -161,7 +161,7 @@ def check_states(owner: Any, initial_state: Any, specs: Sequence[Any], batch_siz
 
 def check_adds_no_loss(owner: Any, argument: str, layer: Any) -> None:
     """Checks that no layer called in the loop regularizes its activity: a loss cannot leave a compiled loop."""
-    for part in [] if layer is None else layer._flatten_layers():
+    for part in [] if layer is None else keras_internals.sublayers(layer):
         if part.activity_regularizer is not None:
             fix = "Regularize the decoder's outputs, for example by `keras.layers.ActivityRegularization` behind it"
             what = "without `activity_regularizer`, as it is called once a step"

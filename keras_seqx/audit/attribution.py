@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from keras_seqx._core.keras_internals import get_mask
 from keras_seqx.audit.comparison import Reference, compare
 from keras_seqx.audit.remedies import VERDICTS
 from keras_seqx.audit.report import NOT_COMPARED, NOT_FINITE, RANDOM, UNSEEN
@@ -129,7 +130,7 @@ class Attribution:
                 verdict = "misled" if culprits or finding.mask_in else "no mask"
                 self._charge(culprits)
             if culprits:
-                output_masks = any(getattr(output, "_keras_mask", None) is not None for output in outputs)
+                output_masks = any(get_mask(output) is not None for output in outputs)
         padded = any(match.padded for match in call.output_matches if match is not None)
         finding.loses = (
             padded and not output_masks and (finding.mask_in or (bool(culprits) and bool(_right_masks(call))))

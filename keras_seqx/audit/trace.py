@@ -9,19 +9,14 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx._core.keras_internals import patched_call
+from keras_seqx._core.keras_internals import get_mask, patched_call, set_mask
 from keras_seqx.audit.comparison import Match, Reference
-
-
-def mask_of(tensor: Any) -> Any:
-    """Returns the mask that Keras attached to an eager tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
 
 
 def with_mask(tensor: Any, mask: Any) -> Any:
     """Returns a copy of an eager tensor that carries `mask`."""
     copy = ops.convert_to_tensor(ops.convert_to_numpy(tensor).copy(), tensor.dtype)
-    copy._keras_mask = ops.convert_to_tensor(mask, "bool")
+    set_mask(copy, ops.convert_to_tensor(mask, "bool"))
     return copy
 
 
@@ -141,7 +136,7 @@ class Recording:
             raise
         finally:
             self._busy = False
-        bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if mask_of(t) is not mask]
+        bare = [t for t, mask in zip(record.inputs, record.masks, strict=True) if get_mask(t) is not mask]
         self._maker.update((id(tensor), len(self.calls)) for tensor in bare)
         record.drops_input_masks = bool(bare)
         leaves = tree.flatten(outputs)
@@ -154,7 +149,7 @@ class Recording:
 
     def _arrive(self, layer: Any, name: str, owner: keras.Model, args: Any) -> tuple[Call, list]:
         if self.calls:  # Keras has attached their masks by now, and the next layer may strip them off.
-            self.calls[-1].output_masks = [mask_of(tensor) for tensor in self.calls[-1].returned]
+            self.calls[-1].output_masks = [get_mask(tensor) for tensor in self.calls[-1].returned]
         paths, flat = zip(*tree.flatten_with_path(args), strict=True)
         tensors = [leaf for leaf in flat if ops.is_tensor(leaf)]
         sources = [
@@ -164,7 +159,7 @@ class Recording:
         ]
         came = [ops.convert_to_numpy(tensor).copy() for tensor in tensors]
         leaves, inputs, input_matches = self._align("inputs", list(flat))
-        call = Call(layer, name, owner, args, inputs, sources, [mask_of(t) for t in tensors], came, input_matches)
+        call = Call(layer, name, owner, args, inputs, sources, [get_mask(t) for t in tensors], came, input_matches)
         if any(input_matches) and self._reference is not None:
             wrong = self._reference.wrong(len(self.calls), "masks", call.masks, tensors)
             call.missing_masks = {
@@ -199,8 +194,8 @@ class Recording:
             for n, match in enumerate(matches):
                 if match is not None and match.change:
                     aligned = ops.convert_to_tensor(match.aligned, tensors[n].dtype)
-                    if mask_of(tensors[n]) is not None:
-                        aligned._keras_mask = mask_of(tensors[n])
+                    if get_mask(tensors[n]) is not None:
+                        set_mask(aligned, get_mask(tensors[n]))
                     leaves[places[n]] = tensors[n] = aligned
         return leaves, tensors, matches
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 
 SHAPES = ("linear", "exponential", "inverse_sigmoid")
 
@@ -84,7 +84,7 @@ class TeacherForcingSchedule(keras.callbacks.Callback):
         return self.start + (self.end - self.start) * progress
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        layers = self.model._flatten_layers()
+        layers = keras_internals.sublayers(self.model)
         self._decoders = [layer for layer in layers if hasattr(getattr(layer, "teacher_forcing", None), "assign")]
         if not self._decoders:
             fix = "Give the callback to the `fit` of a model with an `AutoregressiveDecoder`"

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 from keras_seqx._core.arguments import refuse_unknown
 from keras_seqx.data.feeding.finite import FiniteSource
 from keras_seqx.data.feeding.keras_dataset import BatchDataset
@@ -300,8 +300,7 @@ class LengthBucketing(BatchDataset):
             options["buckets"] = [list(b) if isinstance(b, (tuple, list)) else b for b in options["buckets"]]
         names = ("padding_value", "seed", "lengths_as_input", "shard_index", "window", "normalize_weights")
         options["class_weight"] = to_pairs(self.class_weight)
-        kept = {"workers": self._workers, "use_multiprocessing": self._use_multiprocessing}
-        return options | {name: getattr(self, name) for name in names} | kept | {"max_queue_size": self._max_queue_size}
+        return options | {name: getattr(self, name) for name in names} | keras_internals.queue_options(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], x: Any = None, y: Any = None, sample_weight: Any = None) -> Any:

@@ -34,7 +34,7 @@ def of_steps(layer: Any, valid: Any) -> Iterator[None]:
     token = _valid.set(valid)
     try:
         with contextlib.ExitStack() as stack:
-            for part in layer._flatten_layers():
+            for part in keras_internals.sublayers(layer):
                 if isinstance(part, keras.layers.BatchNormalization):
                     stack.enter_context(keras_internals.patched_call(part, _counting(part, valid)))
             yield

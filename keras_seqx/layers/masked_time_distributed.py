@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx._core import errors, mask_metadata, sharing
+from keras_seqx._core import errors, keras_internals, mask_metadata, sharing
 from keras_seqx.layers import batch_norm_masking, time_folding
 
 INPUTS_FIX = "Give the time axis after the batch's, as in (B, T, D)"
@@ -247,13 +247,13 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
                 raise ValueError(errors.message(self, "layer", what, self.layer, fix, context))
 
     def _check_stateless(self) -> None:
-        for part in self.layer._flatten_layers():
+        for part in keras_internals.sublayers(self.layer):
             if getattr(part, "stateful", False):
                 fix = "Set `stateful=False`, as every step is a row of the batch of its own"
                 raise ValueError(errors.message(self, "layer", "without a stateful RNN", self.layer, fix, part.name))
 
     def _check_adds_no_loss(self) -> None:
-        for part in self.layer._flatten_layers():
+        for part in keras_internals.sublayers(self.layer):
             if part.activity_regularizer is not None:
                 what = "without `activity_regularizer` where steps are masked, as it would count them"
                 fix = "Give it to MaskedTimeDistributed itself, which counts valid steps alone"

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_seqx._core import keras_internals
+
 # Layers of one tensor whose rows are independent of each other, and without state or chance.
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
@@ -40,10 +42,7 @@ def expand(mask: Any, like: Any) -> Any:
 def shapes_may_vary() -> bool:
     """Returns whether what is computed now may have shapes that depend on values: not on JAX, nor within XLA."""
     if keras.backend.backend() == "tensorflow":
-        from tensorflow.python.framework.ops import get_default_graph
-        from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-
-        return not GraphOrParentsInXlaContext(get_default_graph())
+        return not keras_internals.within_xla()
     return keras.backend.backend() == "torch"
 
 

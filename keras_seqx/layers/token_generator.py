@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx._core import control_flow, errors, sharing, tensors, validation
+from keras_seqx._core import control_flow, errors, keras_internals, sharing, tensors, validation
 from keras_seqx._decoder import checks as decoder_checks
 from keras_seqx.generation import checks
 from keras_seqx.generation.beam_search import BeamSearch
@@ -186,8 +186,7 @@ class TokenGenerator(keras.layers.Layer):
             shapes = [None if x is None else np.shape(x) for x in (memory, covariates)]
             self.build(np.shape(inputs), *shapes)
         mask, memory_mask = (
-            getattr(x, "_keras_mask", None) if own is None else own
-            for x, own in ((inputs, mask), (memory, memory_mask))
+            keras_internals.get_mask(x) if own is None else own for x, own in ((inputs, mask), (memory, memory_mask))
         )
         inputs, memory, covariates = (self._own(x) for x in (inputs, memory, covariates))
         initial_state = tree.map_structure(self._own, initial_state)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 from keras_seqx.transfer.conversions import Inexact, Move, copy, resized
 from keras_seqx.transfer.layer_weights import LayerWeights, Weight
 from keras_seqx.transfer.sources import legacy_file, live_model, model_config
@@ -47,7 +47,7 @@ def slots_of(optimizer: keras.optimizers.Optimizer) -> list[Slot]:
     owners, prefix = [optimizer], ""
     while owners:
         owner = owners.pop()
-        weights = owner._trainable_variables
+        weights = keras_internals.trained_by(owner)
         for label, value in vars(owner).items():
             if isinstance(value, keras.Variable):
                 held.setdefault(id(value), (prefix + label, None))

@@ -258,3 +258,108 @@ def test_the_copies_of_a_clone(kind):
     Probe.from_config({})
     assert calls[2] is None
     assert keras_internals.cloning() is None
+
+
+def test_the_layers_in_a_layer():
+    inner = keras.layers.Dense(2)
+    wrapped = keras.layers.TimeDistributed(inner)
+    outer = keras.Sequential([wrapped, keras.layers.Identity(name="last")])
+    assert keras_internals.sublayers(wrapped) == [wrapped, inner]
+    assert keras_internals.sublayers(wrapped, include_self=False) == [inner]
+    assert set(keras_internals.sublayers(outer, include_self=False, recursive=False)) == set(outer.layers)
+    assert inner in keras_internals.sublayers(outer)
+
+
+def test_the_mask_of_an_eager_tensor():
+    x = keras.ops.convert_to_tensor([[1, 2, 0]])
+    assert keras_internals.get_mask(x) is None
+    embedded = keras.layers.Embedding(3, 2, mask_zero=True)(x)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(keras_internals.get_mask(embedded)), [[True, True, False]])
+    mask = keras.ops.convert_to_tensor([[True, False, False]])
+    seen = []
+
+    class Reads(keras.layers.Layer):
+        def call(self, inputs, mask=None):
+            seen.append(mask)
+            return 2 * inputs
+
+    keras_internals.set_mask(embedded, mask)
+    Reads()(embedded)
+    assert seen[0] is mask
+
+
+def test_who_made_a_symbolic_tensor_and_who_reads_it():
+    x, layer = keras.Input((2,), name="x"), keras.layers.Dense(3)
+    y, z = layer(x), layer(2 * x)
+    assert keras_internals.producer_of(x).name == "x"
+    assert keras_internals.producer_of(y) is keras_internals.producer_of(z) is layer
+    first, second = keras_internals.nodes_of(layer)
+    assert first.input_tensors[0] is x
+    assert first.output_tensors[0] is y
+    assert second.output_tensors[0] is z
+
+
+def test_which_models_are_functional():
+    x = keras.Input((2,))
+
+    class Subclassed(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    class OfFunctional(keras.Model):
+        pass
+
+    functional = [keras.Model(x, 2 * x), keras.Sequential([x]), keras.Sequential(), OfFunctional(x, 2 * x)]
+    assert all(map(keras_internals.is_functional, functional))
+    assert not any(map(keras_internals.is_functional, [Subclassed(), keras.layers.Dense(2)]))
+
+
+def test_the_arguments_of_a_lambda_and_of_compile():
+    def loss(y, y_pred):
+        return keras.ops.mean(y_pred - y)
+
+    shape = lambda shape: shape  # noqa: E731
+    assert keras_internals.output_shape_of(keras.layers.Lambda(abs, shape)) is shape
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss, metrics=["mae"], run_eagerly=True)
+    given = keras_internals.compile_arguments(model)
+    assert given["loss"] is loss
+    assert (given["metrics"], given["run_eagerly"]) == (["mae"], True)
+
+
+def test_what_an_optimizer_trains_and_decays():
+    layer, optimizer = keras.layers.Dense(2), keras.optimizers.AdamW()
+    layer.build((None, 3))
+    optimizer.exclude_from_weight_decay(var_list=[layer.bias])
+    optimizer.build(layer.trainable_variables)
+    assert all(a is b for a, b in zip(keras_internals.trained_by(optimizer), layer.trainable_variables, strict=True))
+    assert keras_internals.decays(optimizer, layer.kernel)
+    assert not keras_internals.decays(optimizer, layer.bias)
+
+
+def test_the_options_of_a_data_set_whose_properties_say_otherwise():
+    class Overrides(keras.utils.PyDataset):
+        workers = property(lambda self: 1)
+
+    given = {"workers": 3, "use_multiprocessing": True, "max_queue_size": 7}
+    assert keras_internals.queue_options(Overrides(**given)) == given
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow asks")
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_trace_for_xla(jit_compile):
+    import tensorflow as tf
+
+    answers = [keras_internals.within_xla()]
+
+    def body(x):
+        answers.append(keras_internals.within_xla())
+        return [x + 1]
+
+    @tf.function(jit_compile=jit_compile)
+    def traced(x):
+        answers.append(keras_internals.within_xla())
+        return tf.while_loop(lambda x: x < 1, body, [x])
+
+    traced(tf.constant(0))
+    assert answers == [False, jit_compile, jit_compile]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 from keras_seqx._core.keras_internals import class_weight_of_fit
 from keras_seqx._core.probe import Probe, Probed
 from keras_seqx.data.feeding.finite import FiniteSource
@@ -42,9 +42,9 @@ class BatchDataset(keras.utils.PyDataset, Probed):
     def _start_threads(self) -> None:
         """Makes what no process shares with another."""
         self._lock = threading.Lock()
-        self._ahead = (
-            Prefetcher(self._finite_source.batch, self._workers, self._max_queue_size) if self._workers > 1 else None
-        )
+        given = keras_internals.queue_options(self)
+        workers, size = given["workers"], given["max_queue_size"]
+        self._ahead = Prefetcher(self._finite_source.batch, workers, size) if workers > 1 else None
 
     @property
     def workers(self) -> int:

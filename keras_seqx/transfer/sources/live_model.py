@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_seqx._core import keras_internals
 from keras_seqx.transfer.layer_weights import LayerWeights, PathEntry, Weight, snake_case
 
 
@@ -60,7 +61,7 @@ def _children(layer: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Lay
     matters: a layer held twice is addressed where it comes first.
     """
     skipped = _attributes_of_every_layer()
-    is_functional = isinstance(layer, keras.Sequential) or hasattr(layer, "_operations_by_depth")
+    is_functional = keras_internals.is_functional(layer)
     if is_functional:
         yield from _in_container("layers", layer.layers, set())
     for attribute in sorted(dir(layer), key=lambda name: "~" + name if name.startswith("_") else name):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 from keras_seqx.transfer.timesteps import length_rules, model_inputs, rebuild
 from keras_seqx.transfer.timesteps.length_rules import ENTRIES, FOLLOW, title
 from keras_seqx.transfer.timesteps.rebuild import OWN_CODE, Rebuilding
@@ -189,7 +189,9 @@ def _pairs(old: Any, new: Any) -> list[tuple[Any, Any]]:
                 raise ValueError(errors.message(OWNER, "model", what, old.name, fix, context))
             return
         found[id(old)] = (old, new, owner)
-        ours, theirs = ([*layer._flatten_layers(include_self=False, recursive=False)] for layer in (old, new))
+        ours, theirs = (
+            [*keras_internals.sublayers(layer, include_self=False, recursive=False)] for layer in (old, new)
+        )
         named = {layer.name: layer for layer in theirs}
         if len(named) == len(theirs) and {layer.name for layer in ours} == set(named):
             theirs = [named[layer.name] for layer in ours]
@@ -253,7 +255,7 @@ def _settle(layers: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Any]]:
 
 def _own(layer: Any) -> list:
     """Returns the variables of a layer that are in none of its parts."""
-    parts = layer._flatten_layers(include_self=False, recursive=False)
+    parts = keras_internals.sublayers(layer, include_self=False, recursive=False)
     theirs = {id(v) for part in parts for v in part.variables}
     return [v for v in layer.variables if id(v) not in theirs]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 
 DECODER = "keras_seqx>AutoregressiveDecoder"
 FOLDING = "keras_seqx>MaskedTimeDistributed"
@@ -65,7 +65,7 @@ def is_a(layer: Any, registered: str) -> bool:
 
 def parts(layer: Any) -> list:
     """Returns a layer and all the layers that it contains."""
-    return layer._flatten_layers() if isinstance(layer, keras.Layer) else [layer]
+    return keras_internals.sublayers(layer) if isinstance(layer, keras.Layer) else [layer]
 
 
 def horizon_of(layer: Any) -> int | None:

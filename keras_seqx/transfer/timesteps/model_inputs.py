@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 from keras_seqx.transfer.timesteps import length_rules
 from keras_seqx.transfer.timesteps.length_rules import Lengths
 
@@ -35,7 +35,7 @@ class ModelInput:
 
 def of_graph(model: keras.Model) -> list[ModelInput]:
     """Returns the inputs of a Functional or Sequential model."""
-    return [ModelInput(x._keras_history.operation.name, tuple(x.shape), _kind(model, x)) for x in model.inputs]
+    return [ModelInput(keras_internals.producer_of(x).name, tuple(x.shape), _kind(model, x)) for x in model.inputs]
 
 
 def of_shapes(model: keras.Model, shapes: list[tuple]) -> list[ModelInput]:
@@ -76,7 +76,7 @@ def _kind(model: keras.Model, x: keras.KerasTensor) -> str:
 def _readers(model: keras.Model, x: keras.KerasTensor) -> Iterator[tuple[Any, keras.KerasTensor]]:
     """Yields the layers that read a tensor, as it is or behind layers that keep its shape, and what they make of it."""
     for layer in getattr(model, "operations", model.layers):
-        for node in layer._inbound_nodes:
+        for node in keras_internals.nodes_of(layer):
             places = [i for i, tensor in enumerate(node.input_tensors) if tensor is x]
             if places and isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
                 yield from _readers(layer, layer.inputs[min(places[0], len(layer.inputs) - 1)])

@@ -43,7 +43,7 @@ class Rebuilding:
         """Returns a Functional or Sequential model anew, with inputs of the given shapes."""
         inputs = []
         for x, shape in zip(old.inputs, shapes, strict=True):
-            layer = x._keras_history.operation
+            layer = keras_internals.producer_of(x)
             self.made[id(layer)] = new = type(layer).from_config({**layer.get_config(), "batch_shape": shape})
             suspect = len(shape) == 2 and shape[1] == self.lengths.old  # steps or features: nothing told
             self._note(x, new.output, tuple(x.shape[1:]) != shape[1:] or suspect, new)
@@ -112,7 +112,7 @@ class Rebuilding:
             return type(old)(self.layer(old.layer, *steps), **config)
         if isinstance(old, keras.layers.Lambda):
             base = {key: value for key, value in old.get_config().items() if key in ("name", "trainable", "dtype")}
-            return type(old)(old.function, old._output_shape, old.mask, dict(old.arguments), **base)
+            return type(old)(old.function, keras_internals.output_shape_of(old), old.mask, dict(old.arguments), **base)
         config = self._config(old)
         if isinstance(old, keras.layers.Reshape):
             target = self._target(old, old.target_shape, after)

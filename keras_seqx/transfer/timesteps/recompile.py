@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, keras_internals
 
 
 def compile_like(old: keras.Model, new: keras.Model, variables: dict[int, Any]) -> None:
@@ -28,7 +28,7 @@ def compile_like(old: keras.Model, new: keras.Model, variables: dict[int, Any]) 
             raise ValueError(errors.message("change_timesteps", "model", what, old.name, fix))
         new.compile_from_config(old.get_compile_config())
         return
-    settings = dict(old._compile_config.config)
+    settings = keras_internals.compile_arguments(old)
     settings["metrics"] = _anew(settings["metrics"])
     settings["weighted_metrics"] = _anew(settings["weighted_metrics"])
     scaled = isinstance(old.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -59,6 +59,6 @@ def _keep_exclusions(old: keras.Model, optimizer: Any, variables: dict[int, Any]
     """Excludes from weight decay what was excluded; configs do not say it."""
     if not getattr(optimizer, "weight_decay", None):
         return
-    excluded = [variables[id(v)] for v in old.trainable_variables if not old.optimizer._use_weight_decay(v)]
+    excluded = [variables[id(v)] for v in old.trainable_variables if not keras_internals.decays(old.optimizer, v)]
     if excluded:
         optimizer.exclude_from_weight_decay(var_list=excluded)
