@@ -13,7 +13,7 @@ from typing import Any
 
 def message(owner: Any, argument: str, constraint: str, value: Any, fix: str, context: str = "") -> str:
     """Returns the text of an error about one argument of `owner`, an object or the name of a function or class."""
-    name = owner if isinstance(owner, str) else type(owner).__qualname__.rpartition(".")[2]
+    name = owner if isinstance(owner, str) else type(owner).__name__
     received = f"Received: `{argument}`={value!r}" + (f" ({context})" if context else "")
     return f"{name}: `{argument}` must be {constraint}. {received}. {fix}."
 

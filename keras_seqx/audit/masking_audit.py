@@ -17,7 +17,7 @@ from keras_seqx.audit.inputs import Batch, read, read_lengths
 from keras_seqx.audit.losses import measure, measure_padded
 from keras_seqx.audit.losses import rows as loss_rows
 from keras_seqx.audit.mask_sources import Sources, mask_sources, own_lengths, run_padded
-from keras_seqx.audit.remedies import VERDICTS, class_name, remedy
+from keras_seqx.audit.remedies import VERDICTS, remedy
 from keras_seqx.audit.report import AuditRow, MaskingAudit
 from keras_seqx.audit.trace import Recording, Refused, data_calls, models
 
@@ -214,7 +214,7 @@ def _row(finding: Finding) -> AuditRow:
     at_fault = finding.verdict in VERDICTS
     return AuditRow(
         finding.name,
-        class_name(type(finding.layer)),
+        type(finding.layer).__name__,
         finding.mask_in,
         finding.mask_out,
         finding.change,

@@ -87,20 +87,15 @@ VERDICTS = {
 }
 
 
-def class_name(kind: type) -> str:
-    """Returns the name that a class was defined by; `__name__` is what Keras calls it in weights files."""
-    return kind.__qualname__.rpartition(".")[2]
-
-
 def remedy(layer: Any, verdict: str) -> str:
     """Returns how a layer at fault is mended."""
     if verdict == "mask lost" and _keeps_steps(layer):
         return _KEPT
     if verdict in ("leak", "mask lost", "wrong mask"):
         known = LAYERS if isinstance(layer, keras.Layer) else OPERATIONS
-        kinds = list(map(class_name, type(layer).__mro__))
+        kinds = [kind.__name__ for kind in type(layer).__mro__]
         if isinstance(layer, keras.layers.Wrapper):
-            kinds += map(class_name, type(layer.layer).__mro__)
+            kinds += [kind.__name__ for kind in type(layer.layer).__mro__]
         for kind in kinds:
             if kind in known:
                 return known[kind]

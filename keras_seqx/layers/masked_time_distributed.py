@@ -22,7 +22,8 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     """Applies a layer to every timestep.
 
     Time is folded into the batch, (B, T, ...) to (B * T, ...), for one call of the layer whatever T is, and unfolded
-    after it. Differs from `keras.layers.TimeDistributed`, whose place it takes with the same weights, in that
+    after it. It takes the place of `keras.layers.TimeDistributed`, to and from which `transfer_weights` moves weights. It
+    differs from it in that
 
     - neither the calls of the layer nor the time of compiling grow with T;
     - inputs and outputs are tensors or any nested structure of them, of different dtypes and ranks, (B, T) included;
@@ -258,11 +259,6 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
                 what = "without `activity_regularizer` where steps are masked, as it would count them"
                 fix = "Give it to MaskedTimeDistributed itself, which counts valid steps alone"
                 raise ValueError(errors.message(self, "layer", what, self.layer, fix, part.name))
-
-
-# In a weights file Keras addresses a layer by the `__name__` of its class and nothing else. With that of
-# `keras.layers.TimeDistributed`, either layer reads what the other has written. The registered name is the one above.
-MaskedTimeDistributed.__name__ = "TimeDistributed"
 
 
 class _AtValidSteps(keras.regularizers.Regularizer):

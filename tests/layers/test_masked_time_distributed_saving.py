@@ -1,4 +1,4 @@
-"""MaskedTimeDistributed survives files and clones; its weights files are those of Keras' TimeDistributed."""
+"""MaskedTimeDistributed survives files and clones, and its weights move to and from Keras' TimeDistributed."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_seqx import MaskedTimeDistributed, RepeatToLength, SequenceMask
+from keras_seqx import MaskedTimeDistributed, RepeatToLength, SequenceMask, transfer_weights
 from tests.cases import normal, randomize
 
 
@@ -86,20 +86,24 @@ def test_masked_value_of_files():
     assert MaskedTimeDistributed.from_config({**config, "masked_value": 0.0}).masked_value == 0.0
 
 
+@pytest.mark.parametrize("kind", ["model", "model.keras", "model.weights.h5"])
 @pytest.mark.parametrize(
     ("writer", "reader"),
     [(layers.TimeDistributed, MaskedTimeDistributed), (MaskedTimeDistributed, layers.TimeDistributed)],
     ids=["of Keras' layer", "for Keras' layer"],
 )
-def test_weights_files_are_those_of_time_distributed(writer, reader, tmp_path):
+def test_weights_move_to_and_from_time_distributed(writer, reader, kind, tmp_path):
     written, read = model(writer, time=5), model(reader, time=5)
     # Other moving statistics than those that a layer starts with.
     for v in written.non_trainable_variables:
         v.assign(np.full(v.shape, 0.5))
-    written.save_weights(tmp_path / "model.weights.h5")
+    if kind == "model.keras":
+        written.save(tmp_path / kind)
+    elif kind == "model.weights.h5":
+        written.save_weights(tmp_path / kind)
     for v in read.trainable_variables:
         v.assign(np.zeros(v.shape))
-    read.load_weights(tmp_path / "model.weights.h5")
+    transfer_weights(written if kind == "model" else tmp_path / kind, read)
     expected = written.predict(DATA, verbose=0)
     np.testing.assert_allclose(read.predict(DATA, verbose=0)[VALID], expected[VALID], atol=1e-6)
 
