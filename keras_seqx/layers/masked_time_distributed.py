@@ -22,8 +22,8 @@ class MaskedTimeDistributed(keras.layers.Wrapper):
     """Applies a layer to every timestep.
 
     Time is folded into the batch, (B, T, ...) to (B * T, ...), for one call of the layer whatever T is, and unfolded
-    after it. It takes the place of `keras.layers.TimeDistributed`, to and from which `transfer_weights` moves weights. It
-    differs from it in that
+    after it. It takes the place of `keras.layers.TimeDistributed`, to and from which `transfer_weights` moves weights.
+    It differs from it in that
 
     - neither the calls of the layer nor the time of compiling grow with T;
     - inputs and outputs are tensors or any nested structure of them, of different dtypes and ranks, (B, T) included;
