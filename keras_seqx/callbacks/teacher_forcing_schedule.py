@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_seqx._core import errors, keras_internals
+from keras_seqx.layers import AutoregressiveDecoder
 
 SHAPES = ("linear", "exponential", "inverse_sigmoid")
 
@@ -92,8 +93,8 @@ class TeacherForcingSchedule(keras.callbacks.Callback):
             raise ValueError(errors.message(self, "model", what, self.model, fix))
         for decoder in self._decoders:
             # One that cannot read its own outputs would go on reading the truth, whatever the schedule says.
-            if decoder.built and hasattr(decoder, "parts") and min(self.start, self.end) < 1:
-                decoder.parts.check_feeds_back("a schedule moves `teacher_forcing` below 1")
+            if isinstance(decoder, AutoregressiveDecoder) and decoder.built and min(self.start, self.end) < 1:
+                decoder._core.check_feeds_back("a schedule moves `teacher_forcing` below 1")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for decoder in self._decoders:

@@ -81,7 +81,7 @@ def stepwise(cell, inputs, states, **memory):
 def at_once(cell, inputs, states, fresh=False, return_alignments=False, **memory):
     def run(inputs, states, memory):
         kwargs = {"return_alignments": True} if return_alignments else {}
-        return cell.call_sequence(inputs, states, fresh=fresh, **kwargs, **memory)
+        return cell.call_sequence(inputs, states, is_initial_state=fresh, **kwargs, **memory)
 
     return compiled(run, inputs, states, memory)
 

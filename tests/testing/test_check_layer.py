@@ -98,7 +98,7 @@ WITHOUT_HYPOTHESIS = """
 import sys
 sys.modules["hypothesis"] = None
 import keras_seqx.testing
-keras_seqx.testing.laws.check_layer
+keras_seqx.testing.checks.check_layer
 try:
     keras_seqx.testing.strategies
 except ImportError as error:

@@ -158,26 +158,28 @@ def test_a_mapping_of_names_paths_and_expressions():
 
 
 @pytest.mark.skipif(not other_backends(), reason="one backend alone is installed")
-@pytest.mark.parametrize("name", ["repeat_vector", "decoder", "nested"])
-def test_files_of_other_backends(name, tmp_path):
+def test_files_of_other_backends(tmp_path):
     import os
     import subprocess
     import sys
 
+    names = ["repeat_vector", "decoder", "nested"]
     code = (
         "import sys, keras, numpy as np\n"
         "from tests.transfer.models import *\n"
-        "name, folder = sys.argv[1:]\n"
-        "model = randomize(MODELS[name]())\n"
-        "model.save(folder + '/model.keras'); model.save_weights(folder + '/model.weights.h5')\n"
-        "np.savez(folder + '/outputs.npz', *outputs(model, inputs_of(name)))\n"
+        "folder, *names = sys.argv[1:]\n"
+        "for name in names:\n"
+        "    model = randomize(MODELS[name]())\n"
+        "    model.save(f'{folder}/{name} model.keras'); model.save_weights(f'{folder}/{name} model.weights.h5')\n"
+        "    np.savez(f'{folder}/{name}.npz', *outputs(model, inputs_of(name)))\n"
     )
     for backend in other_backends():
         environment = {**os.environ, "KERAS_BACKEND": backend}
-        subprocess.run([sys.executable, "-c", code, name, str(tmp_path)], check=True, env=environment)
-        with np.load(tmp_path / "outputs.npz") as file:
-            expected = [file[key] for key in file.files]
-        for kind in SOURCES[1:]:
-            target = MODELS[name]()
-            transfer_weights(tmp_path / kind, target)
-            assert_same(expected, outputs(target, inputs_of(name)), 1e-6)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), *names], check=True, env=environment)
+        for name in names:
+            with np.load(tmp_path / f"{name}.npz") as file:
+                expected = [file[key] for key in file.files]
+            for kind in SOURCES[1:]:
+                target = MODELS[name]()
+                transfer_weights(tmp_path / f"{name} {kind}", target)
+                assert_same(expected, outputs(target, inputs_of(name)), 1e-6)
