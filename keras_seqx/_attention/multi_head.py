@@ -40,7 +40,7 @@ def attend(query: Any, keys: Any, values: Any, mask: Any) -> tuple[Any, Any]:
 def write(cache: Any, new: Any, position: Any) -> Any:
     """Returns the cache (B, N, L, E) with `new` (B, N, T, E) from each row's `position` (B, 1) on.
 
-    What lies beyond the cache is dropped. Every place is written anew, by a selection: cheaper than a scattered
+    What lies beyond the cache is dropped. Every place is written, by a selection: cheaper than a scattered
     update, which on most backends copies the cache first.
     """
     steps = new.shape[2]

@@ -14,7 +14,7 @@ from keras import ops, tree
 
 from keras_seqx._core import keras_internals
 
-# Torch runs each step anew; the other backends trace one step and compile it.
+# Torch runs each step eagerly; the other backends trace one step and compile it.
 RUNS_EVERY_STEP_EAGERLY = keras.backend.backend() == "torch"
 
 # TensorFlow cannot: there a branch with a loop in it trains only without `jit_compile`.

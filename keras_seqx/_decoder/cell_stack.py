@@ -19,7 +19,7 @@ HELP = "Pass for example `keras.layers.LSTMCell(40)`, a list of cells, or your o
 class CellStack:
     """The cells of a decoder, flattened into one sequence of cells and one list of states.
 
-    A plain object, invisible to Keras' tracking: the layers belong to whoever made it.
+    A plain object, invisible to Keras' tracking: the layers belong to its owner.
 
     Args:
         cell: what the user gave, see `CELL`.
@@ -166,7 +166,7 @@ class Cell:
         self.state_structure = list(states) if isinstance(states, (list, tuple)) else [states]
         self.states_nest = any(map(tree.is_nested, self.state_structure))
         self.state_specs = self._specs()
-        # A cell for whom memory is an option has the argument alone, one that lives on it or refuses it says so.
+        # A cell that may be called without memory has just the argument; one that needs or refuses it declares that.
         self.needs_memory = bool(getattr(self.layer, "takes_memory", False))
         self.takes_memory = getattr(self.layer, "takes_memory", takes(self.layer, "memory"))
         self.gives_alignments = self.takes_memory and takes(self.layer, "return_alignments")
@@ -279,7 +279,7 @@ class Cell:
         return outputs, last
 
     def _pack(self, states: Sequence[Any]) -> list[Any]:
-        # Where each step runs anew, packing costs as much as a small product.
+        # Where each step runs eagerly, packing costs as much as a small product.
         return tree.pack_sequence_as(self.state_structure, list(states)) if self.states_nest else list(states)
 
 
@@ -290,7 +290,7 @@ def _cast_as(new_states: Sequence[Any], states: Sequence[Any]) -> list[Any]:
 def fast_call(layer: keras.layers.Layer, owner: keras.layers.Layer, training: bool) -> Callable:
     """Returns the cheapest faithful way to call a built `layer` at every step from within `owner`.
 
-    Where each step runs anew, `Layer.__call__` takes longer than a small layer's work. It may be left out where the
+    Where each step runs eagerly, `Layer.__call__` takes longer than a small layer's work. It may be left out where the
     owner has done all that it would do: the layer is built, and the dtype scope open.
     """
     direct = control_flow.RUNS_EVERY_STEP_EAGERLY and _in_scope_of(layer, owner)

@@ -82,7 +82,7 @@ def check_inputs(owner: Any, shape: Any, width: int | None = None) -> None:
 
 
 def check_ids(owner: Any, inputs: Any) -> None:
-    """Checks the forced inputs of a decoder that speaks tokens: integers (B, T0), T0 >= 1."""
+    """Checks the forced inputs of a decoder with an `embedding`: integers (B, T0), T0 >= 1."""
     errors.shape(owner, "inputs", inputs.shape, "(B, T0)", (None, None), IDS_FIX)
     if inputs.shape[1] == 0:
         what = "at least one step long, as the first step has nothing else to read"

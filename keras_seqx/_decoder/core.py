@@ -1,4 +1,4 @@
-"""The parts that a decoder is made of, and what its loops need of them."""
+"""The core of a decoder: its cells, output layer, embedding and sampler."""
 
 import functools
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class DecoderCore:
         checks.check_covariates(owner, covariates, batch_size, length, self.covariate_width)
 
     def mask_of(self, inputs: Any, mask: Any) -> Any:
-        """Returns the mask given, or else the one that the embedding makes of ids."""
+        """Returns the mask given, or else the one that the embedding computes from ids."""
         if mask is not None or self.embedding is None:
             return mask
         mask = self.embedding.compute_mask(inputs)

@@ -1,4 +1,4 @@
-"""The three ways to run through time: whole, step by step, and free."""
+"""The three ways to run through time: the whole sequence, step by step, and free running."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Rows = dict[str, Any] | None
 class Rollout:
     """What stays the same through the steps of one call.
 
-    What is fed back is a *sample*: (B, D) where the decoder is continuous, ids (B,) where it speaks tokens. What the
+    What is fed back is a *sample*: (B, D) where the decoder is continuous, ids (B,) where it has an embedding. What the
     cells read are *features* (B, E): the sample itself, or its embedding.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Who changes what padding must not change, and who is only misled by another."""
+"""Decides which layers leak padding, and which only lack a mask that an earlier layer lost."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lays what a layer computed on a padded batch beside what it computed on the rows as they are."""
+"""Compares what a layer computed on a padded batch with what it computed on the rows without padding."""
 
 import dataclasses
 from typing import Any

@@ -21,7 +21,7 @@ MOVED = 1e-4  # relative: losses are sums of very many terms
 def measure_padded(
     model: keras.Model, padded_run: Recording, y: Any, weights: Any
 ) -> tuple[tuple, list[dict[str, float]], str]:
-    """Returns targets and weights for a padded run, and what `measure` makes of them.
+    """Returns targets and weights for a padded run, and what `measure` returns for them.
 
     Where the loss takes no made-up targets, the second is empty, and the third is the last error.
     """

@@ -159,14 +159,17 @@ def _tensors(part: Any) -> Any:
 
 
 def _describe(model: keras.Model, probe: Probe, steps: np.ndarray, moved: str, losses: bool, random: bool) -> str:
-    """Returns the warning: what changes, who is at fault, and the remedy. Of a random model, none if nobody is."""
+    """Returns the warning: what changes, which layer is at fault, and the remedy.
+
+    For a random model in which no layer is at fault, it is empty.
+    """
     rows = np.argsort(-probe.lengths.sum(axis=1), kind="stable")[:2]
     lengths = np.maximum(np.minimum(probe.lengths[rows], steps) - np.arange(len(rows))[:, None], 1)
     text = f"padding changes the {moved} of {model.name!r}. "
     try:
         audit = audit_batch(model, probe.batch(rows, lengths, lengths.max(axis=0)), PADDING)
         found = [row for row in audit.rows if row.remedy and (losses or row.kind not in ("loss", "metric"))]
-        if random and not found:  # other draws, and no padding, made the difference
+        if random and not found:  # the random numbers made the difference, not padding
             return ""
         text += f"{found[0].layer}: {found[0].remedy}. " if found else ""
     except Exception as error:

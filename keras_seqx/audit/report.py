@@ -11,20 +11,20 @@ class AuditRow:
     """One call of a layer, or the loss, or a metric.
 
     Attributes:
-        layer: its name, behind those of the models that it lies in.
+        layer: its name, after the names of the models that contain it.
         kind: its class.
         mask_in: whether a mask came with an input.
         mask_out: whether one went with an output.
         change: the largest change of its valid outputs by padding, its inputs being right, relative to their largest
             magnitude; for the loss and the metrics relative to themselves.
-        verdict: "ok", or one of these. At fault are "leak" (valid outputs change), "mask lost" (somebody behind it
-            needed the mask), "wrong mask", "no mask" (it would be right with a mask, and there never was one), "mixes
-            rows", "statistics leak" (as in training BatchNormalization) and "not finite" (of finite inputs it makes
-            outputs, statistics or a loss that hold no finite value to compare). Not at fault are "misled" (it would be
-            right with the mask that another one lost), "mask ends" (nobody needed it), "not seen" (its outputs do not
-            come row by row), "not compared" (no finite value came in) and "random" (two calls with the same inputs
-            differ); `raise_on_leak` does not pass the last two.
-        remedy: how it is mended, empty if it is not at fault.
+        verdict: "ok", or one of these. At fault are "leak" (valid outputs change), "mask lost" (a later layer needed
+            the mask), "wrong mask", "no mask" (it would be right with a mask, but no mask was made), "mixes rows",
+            "statistics leak" (as in training BatchNormalization) and "not finite" (for finite inputs, its outputs,
+            statistics or loss have no finite value to compare). Not at fault are "misled" (it would be right with the
+            mask that another layer lost), "mask ends" (no later layer needed it), "not seen" (its outputs do not come
+            row by row), "not compared" (its inputs had no finite value) and "random" (two calls with the same inputs
+            differ); `raise_on_leak` raises for the last two.
+        remedy: how to mend it, empty if it is not at fault.
     """
 
     layer: str

@@ -288,7 +288,7 @@ class LengthBucketing(BatchDataset):
         self.position = state["epoch"] * epochs.batches + state["batch"]
 
     def _check_resumable(self) -> None:
-        """Raises if the order depends on a seed that nobody knows."""
+        """Raises if the order depends on a seed that was drawn."""
         if self.seed is None and self.options.shuffle:
             fix = "Give one when making the data set"
             raise ValueError(errors.message(self, "seed", "an integer where training is to be resumed", None, fix))

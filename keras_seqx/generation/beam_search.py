@@ -244,7 +244,7 @@ class BeamSearch(Search):
         tables["history"] = set_column(tables["history"], t + 1, column)
         parent = ops.maximum(source - self.beams, 0)
         if alignments is not None:
-            # Behind the end of a sequence that was finished before nobody reads.
+            # What follows the end of a finished sequence is never read.
             found = gather_beams(self._by_beam(alignments), parent)
             tables["alignments"] = write_alignments(tables["alignments"], t + 1, found)
         rows = flat_beam_index(parent[:, self.beams :], self.beams)

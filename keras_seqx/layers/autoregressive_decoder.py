@@ -21,7 +21,7 @@ STEPS_FIX = "Give the number of outputs as an int, or None for as many as there 
 
 @keras.saving.register_keras_serializable(package="keras_seqx")
 class AutoregressiveDecoder(keras.layers.Layer):
-    """Writes a sequence step by step, each step reading the one before.
+    """Writes a sequence step by step; each step reads the output of the step before.
 
     At step t, with T0 inputs given,
 
@@ -31,8 +31,8 @@ class AutoregressiveDecoder(keras.layers.Layer):
         y[t] = output_layer(h[t])
 
     so one start frame runs free, a prompt warms up, and a whole shifted target is teacher forcing: one
-    mechanism, no modes. A row whose first step is masked starts from zeros. Given an `embedding`, the decoder speaks
-    tokens: inputs and samples are ids, which the cell reads through it, and outputs are logits. Differs from
+    mechanism, no modes. A row whose first step is masked starts from zeros. With an `embedding`, the decoder
+    maps token ids to logits: inputs and samples are ids, which the embedding maps to the cell's inputs. Differs from
     unrolling layers by hand in that the graph does not grow with the steps, and `steps` may change from call to call.
 
     Args:
@@ -66,7 +66,7 @@ class AutoregressiveDecoder(keras.layers.Layer):
         initial_state: tensor, or list of tensors (B, units), that fill the states of the cells in order; a state
             not given starts at the cell's `get_initial_state`. The `[h, c]` of an encoder fills the first LSTM.
         memory: tensor (B, S, M), handed at every step to the cells whose `call` takes a `memory`.
-        covariates: float tensor (B, steps, C), known inputs, concatenated to each step's input.
+        covariates: float tensor (B, steps, C), inputs known for every step, concatenated to each step's input.
         steps: as the constructor's, for this call.
         training: whether teacher forcing draws and dropout are active.
         mask: boolean tensor (B, T0), true where an input is given. Keras fills it from the inputs' own mask.
@@ -78,8 +78,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
         `decoder(outputs[:, -1:], initial_state=states, steps=m)` go on for m steps.
 
     Raises:
-        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1]; ids out of the
-            vocabulary, where their values are known; memory missing for a cell that lives on it, or not taken.
+        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1]; ids outside the
+            vocabulary, where their values are known; memory missing for a cell that needs it, or given to cells that
+            take none.
         TypeError: a cell that is no cell; steps that are no integer; a probability that is no number; float ids.
 
     Masking:

@@ -128,7 +128,7 @@ def references_that_count(lengths: Any) -> Any:
 
 
 class _MaskOf(keras.layers.Layer):
-    """Returns the Keras mask of a tensor: a layer is handed it on every backend, and nobody else is."""
+    """Returns the Keras mask of a tensor, which Keras passes to layers on every backend, and to no other object."""
 
     def __init__(self):
         super().__init__(autocast=False, name="mask_of")

@@ -39,7 +39,7 @@ def check_layer(
 
     Args:
         layer: a layer or model whose first argument takes the inputs; or a function without arguments that makes one,
-            called anew for each law.
+            called again for each law.
         inputs: array (B, T, ...), or any structure of them, B >= 2.
         lengths: as in `check_padding_invariance`.
         laws: names of laws, of "padding_invariance", "padding_invariance_in_training", "batch_independence",

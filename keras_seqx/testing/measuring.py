@@ -1,4 +1,4 @@
-"""What a layer makes of a batch, in numbers, and the one way in which the laws compare numbers."""
+"""Measures what a layer computes for a batch, and compares such measurements."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from keras_seqx.testing.batches import Batch, OutputMasks
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a layer makes of a batch of B rows.
+    """What a layer computes for a batch of B rows.
 
     Attributes:
         outputs: flat, each (B, ...).
@@ -50,7 +50,7 @@ def measure(
     rows: Any = None,
     sizes: Any = None,
 ) -> Measured:
-    """Returns what a layer makes of a batch, and leaves its variables as they are.
+    """Returns what a layer computes for a batch, and leaves its variables as they are.
 
     Args:
         layer: the layer, built, whose first argument takes the inputs.

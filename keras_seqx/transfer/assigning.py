@@ -1,4 +1,4 @@
-"""Assigning a large array without the copies that `keras.Variable.assign` makes of it: the backends' own ways."""
+"""Assigning a large array without the copies that `keras.Variable.assign` makes, by each backend's own function."""
 
 from typing import Any
 

@@ -71,7 +71,7 @@ def resized(source: Weight, target: Weight, how: str) -> Move | None:
     axis, new, old = axes[0], target.shape[axes[0]], source.shape[axes[0]]
     if kind_of(source.dtype) != "float" or 0 in (new, old) or (how == "truncate" and new > old):
         return None
-    if old > LONGEST * new:  # nobody shortens that far, and whoever wrote the file might want it all to be read
+    if old > LONGEST * new:  # no model is shortened that far, and a hostile file might want it all to be read
         return None
 
     def truncated() -> np.ndarray:

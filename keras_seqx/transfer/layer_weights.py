@@ -40,7 +40,7 @@ class PathEntry:
 
     @property
     def is_named(self) -> bool:
-        """Whether somebody chose the name; automatic ones (`lstm_3`) say nothing of who is whom."""
+        """Whether the user chose the name; automatic names (`lstm_3`) do not identify a layer."""
         name = re.sub(r"^(forward|backward)_", "", self.name)
         name = re.sub(r"_\d+$", "", name)
         return name not in {"", snake_case(self.kind)} and name not in _automatic_names()
@@ -95,7 +95,7 @@ class LayerWeights:
 
     @functools.cached_property
     def user_names(self) -> tuple[str, ...]:
-        """The names on the path that somebody chose."""
+        """The names on the path that the user chose."""
         return tuple(step.name for step in self.steps if step.is_named)
 
     @functools.cached_property

@@ -33,7 +33,7 @@ class Match:
 
     Attributes:
         pairs: the source's unit for units of the target, both by number.
-        clashes: the same where the shapes differ, for whoever knows what to do about it.
+        clashes: the same for pairs whose shapes differ; the caller decides about them.
         ambiguities: where several would do.
     """
 
@@ -153,7 +153,7 @@ class Matcher:
         return pairs if self.isomorphic or self._names_agree(pairs) else {}
 
     def _names_agree(self, pairs: dict[int, int]) -> bool:
-        """Whether the same layers were named by somebody, and the rest made in the same order.
+        """Whether the user named the same layers, and the others were made in the same order.
 
         The numbers of automatic names tell that order. A file that knows no names contradicts nothing.
         """
@@ -169,7 +169,7 @@ class Matcher:
         )
 
     def _names_differ(self, source: int, target: int) -> bool:
-        """Whether both were named by somebody, and not alike: their place alone does not outweigh that."""
+        """Whether the user gave the two different names, which counts for more than their place."""
         ours, theirs = self.sources[source].user_names, self.targets[target].user_names
         return bool(ours) and bool(theirs) and not set(ours) & set(theirs)
 

@@ -273,7 +273,7 @@ def test_many_sequences_are_told_apart():
         assert set(np.flatnonzero(np.isfinite(row))) == followers.get(prefix, {END})
 
 
-def test_ids_beyond_the_vocabulary_are_nobody():
+def test_ids_outside_the_vocabulary_are_ignored():
     tokens, lengths = np.array([[9, 1, 9, 0]], "int32"), np.array([3], "int32")
     logits = np.ones((1, 3), "float32")
     for processor, expected in (

@@ -141,7 +141,7 @@ class BatchDataset(keras.utils.PyDataset, Probed):
 
     @property
     def batches_trained(self) -> int | None:
-        """The position of the first batch not trained on, counted by `PaddingMonitor`; None where nobody counts."""
+        """The position of the first batch not trained on, counted by `PaddingMonitor`; None without one."""
         return self._track.batches_trained
 
     @batches_trained.setter

@@ -15,7 +15,7 @@ class PositionTracker:
 
     Attributes:
         start: the position of index 0.
-        batches_trained: the position up to which batches were trained on, if somebody counts; None otherwise.
+        batches_trained: the position up to which batches were trained on; None if no callback counts them.
         in_epoch: whether Keras is in an epoch.
     """
 
@@ -86,7 +86,7 @@ class PositionTracker:
 
     @property
     def position(self) -> int | None:
-        """The first batch not trained on, or None where nobody knows."""
+        """The first batch not trained on, or None where it is unknown."""
         if self.batches_trained is not None:
             return self.batches_trained
         return self.start + self._by_hand if self._last < 0 else None

@@ -1,1 +1,1 @@
-"""Reads files that nobody vouches for, in a process of its own with limits."""
+"""Reads files that may be damaged or hostile, in a separate process with limits."""

@@ -20,7 +20,7 @@ ZIP_EXPANSION, ZIP_FLOOR = 100, 16 * MIB
 BEFORE_IMPORT = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}
 AFTER_IMPORT = {"RLIMIT_NOFILE": 16, "RLIMIT_NPROC": 0}
 MEMORY = 1536 * MIB  # of addresses: h5py takes 150 MiB, the longest listing 1 GiB; compressed data takes more
-CPU_SECONDS = 600  # of one request: the end of a loop that nobody waits for any more
+CPU_SECONDS = 600  # of one request; ends a loop whose caller has gone
 
 
 class Refusal(Exception):

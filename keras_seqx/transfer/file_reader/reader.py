@@ -80,7 +80,7 @@ class Reader:
         return listing
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """Returns an array of the file opened last, or a range of its rows: new, and nobody else's.
+        """Returns an array of the file opened last, or a range of its rows, as a new array that the caller owns.
 
         Raises:
             ValueError: if the data is damaged, or there are no such rows.
@@ -157,7 +157,7 @@ def _checked(path: Any) -> tuple[str, int]:
         raise IsADirectoryError(errors.message("transfer_weights", "source", CONSTRAINT, path, fix, found))
     if not stat.S_ISREG(status.st_mode):
         raise _error(path, "a device or pipe", "Give the path of a regular file")
-    with open(path, "rb"):  # whoever may not read it is told so in the system's words
+    with open(path, "rb"):  # raises the system's own error where the user may not read it
         return path, status.st_size
 
 

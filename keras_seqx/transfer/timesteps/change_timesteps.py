@@ -29,8 +29,8 @@ def change_timesteps(
 
     Everything that has the model's length follows it: inputs (B, T, ...), and (B, T) ids that become (B, T, D);
     `RepeatVector` and the steps of an `AutoregressiveDecoder`; the axis of a `Reshape` that is time; entries of other
-    people's configs under a name such as `timesteps` or `max_length`. What would stay at the old length is refused by
-    name, so that nothing does in silence. A start frame, of one step beside longer inputs, stays one. An input of
+    people's configs under a name such as `timesteps` or `max_length`. A layer that would stay at the old length
+    raises an error with its name. A start frame, of one step beside longer inputs, stays one. An input of
     four or more axes is a sequence if a layer reads it step by step (an RNN, a `TimeDistributed`, a `Masking`), else a
     picture. Where inputs have several lengths, those as long as what a `RepeatVector` or a decoder writes belong to
     the output. `model` is left as it is.
@@ -43,11 +43,12 @@ def change_timesteps(
             Defaults to None: those of the inputs' length follow `timesteps`, others stay.
         batch_size: the batch axis of its inputs, which stateful models have fixed. Defaults to None: as it was.
         on_mismatch: what to do with weights whose shape depends on the length, as in `transfer_weights`: "error",
-            "skip" (they start anew), "truncate" or "interpolate" (tables of positions), or a dict from layers to these.
+            "skip" (they keep their new initial values), "truncate" or "interpolate" (tables of positions), or a dict
+            from layers to these.
 
     Returns:
         A new model of the same class, with names, frozen layers and precision kept. Its optimizer and its seeds go on
-        where the model's are; the states of stateful layers start at zero, metrics anew.
+        where the model's are; the states of stateful layers and the metrics start at zero.
 
     Raises:
         ValueError: a layer cannot follow, for example a `Dense` that reads flattened time; its name and the reason are
@@ -94,7 +95,7 @@ def change_timesteps(
         _check_parts(layers, work)
         variables = _settle(layers)
         compile_like(model, new, {id(old): new for old, new, _ in variables})
-    if isinstance(on_mismatch, dict):  # parts that somebody's code made anew have new automatic names
+    if isinstance(on_mismatch, dict):  # parts that a user's code made again have new automatic names
         names = {old.name: after.name for old, after in layers}
         on_mismatch = {names.get(key, key): way for key, way in on_mismatch.items()}
     _transfer(model, new, work, variables, on_mismatch)
@@ -105,7 +106,7 @@ def change_timesteps(
 
 
 def _constructed(model: Any, *arguments: int | None) -> tuple[Rebuilding, Any]:
-    """Returns a model of somebody's class anew, made of its config, and how it was made."""
+    """Returns a copy of a model of a user's class, made from its config, and how it was made."""
     if getattr(model, "inputs", None):
         lengths, shapes = model_inputs.plan(model, model_inputs.of_graph(model), *arguments)
         work = Rebuilding(lengths)

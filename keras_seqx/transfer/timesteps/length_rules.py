@@ -166,7 +166,7 @@ def _edit_nested(value: Any, lengths: Lengths) -> None:
         for part in value:
             _edit_nested(part, lengths)
     elif isinstance(value, dict) and isinstance(value.get("config"), dict) and "class_name" in value:
-        value.pop("build_config", None)  # the shapes that it was built on; its owner builds it anew
+        value.pop("build_config", None)  # the shapes that it was built on; its owner builds it again
         own = (value.get("module") or "").split(".")[0] == "keras" and value.get("registered_name") is None
         _edit(value["config"], value["class_name"], value.get("registered_name") or "", own, lengths)
     elif isinstance(value, dict):
@@ -175,7 +175,7 @@ def _edit_nested(value: Any, lengths: Lengths) -> None:
 
 
 def too_long(config: dict, lengths: Lengths) -> Iterator[tuple[str, int]]:
-    """Yields the entries of somebody's config that leave room for more than the old length, and less than the new."""
+    """Yields the entries of a user's config that allow the old length but not the new one."""
     for key, value in config.items():
         room = key in ENTRIES and type(value) is int and ("max" in key or (lengths.old or value) < value)
         if room and lengths.new is not None and lengths.new > value:
@@ -210,7 +210,7 @@ def reshaped(target: tuple, before: tuple, after: tuple, lengths: Lengths) -> tu
         return target
     place = next((i for i in reversed(places) if whole[i] != 1), None)
     if -1 in target and (place is None or whole[place] % steps):
-        return target  # whoever wrote -1 has said which axis grows
+        return target  # -1 tells which axis grows
     if place is None or not (whole[place] == lengths.old or _is_time(whole, place, steps, others)):
         raise ValueError(f"makes {target} of {before}, from which it cannot be told which axis is time")
     if after[axis] is None:

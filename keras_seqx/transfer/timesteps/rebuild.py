@@ -40,7 +40,7 @@ class Rebuilding:
         self._before: dict[int, tuple[keras.KerasTensor, keras.KerasTensor, bool, Any]] = {}
 
     def model(self, old: keras.Model, shapes: list[tuple]) -> keras.Model:
-        """Returns a Functional or Sequential model anew, with inputs of the given shapes."""
+        """Returns a copy of a Functional or Sequential model with inputs of the given shapes."""
         inputs = []
         for x, shape in zip(old.inputs, shapes, strict=True):
             layer = keras_internals.producer_of(x)
@@ -50,7 +50,7 @@ class Rebuilding:
             inputs.append(new.output)
         if isinstance(old, keras.Sequential):
             return self._sequential(old, inputs[0])
-        # The model's own graph under another model, which is not compiled and which nobody has subclassed.
+        # The model's own graph in a plain model, which is neither compiled nor of a subclass.
         graph = keras.Model(old.inputs, old.outputs)
         outputs = keras.models.clone_model(
             graph, input_tensors=inputs, clone_function=lambda layer: layer, call_function=self._call
@@ -137,9 +137,9 @@ class Rebuilding:
             raise self.lengths.cannot_resize(old, "has no config to be made anew from", fix) from error
 
     def from_config(self, old: keras.Layer) -> Any:
-        """Returns a layer, or a model of somebody's class, made of its config at the new length.
+        """Returns a layer, or a model of a user's class, made from its config for the new length.
 
-        A layer that it holds, and that there is already, stays one.
+        A layer inside it that was copied before is not copied again.
         """
         objects = {**self.held, **self.made}
         with keras_internals.object_sharing(objects):
@@ -202,7 +202,7 @@ class Rebuilding:
                     raise self.lengths.cannot_resize(layer, reads_time(*shapes) or reason, fix)
 
     def stuck(self, before: Any, after: Any, axes: list[int]) -> bool:
-        """Returns whether a tensor has the old length still, along any of `axes`, and nobody asked for it."""
+        """Returns whether a tensor has the old length still, along any of `axes`, and the caller did not ask for it."""
         asked = self.lengths.old in self.lengths.moves.values() or self.lengths.old == 1
         same = tuple(before.shape[1:]) == tuple(after.shape[1:])
         return self.lengths.changes and not asked and same and any(before.shape[i] == self.lengths.old for i in axes)

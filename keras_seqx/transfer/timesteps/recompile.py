@@ -11,7 +11,7 @@ from keras_seqx._core import errors, keras_internals
 def compile_like(old: keras.Model, new: keras.Model, variables: dict[int, Any]) -> None:
     """Compiles a model as another one was, with an optimizer of its own that has not stepped yet.
 
-    Losses and functions are the same objects; metrics, which have a state, are made anew.
+    Losses and functions are the same objects; metrics have a state, so new ones are made.
 
     Args:
         old: the model to compile like; one that is not compiled has no effect.
