@@ -30,10 +30,10 @@ class AutoregressiveDecoder(keras.layers.Layer):
         h[t], state = cell([x[t], covariates[t]], state)
         y[t] = output_layer(h[t])
 
-    so one start frame runs free, a prompt warms up, and a whole shifted target is teacher forcing: one
-    mechanism, no modes. A row whose first step is masked starts from zeros. With an `embedding`, the decoder
-    maps token ids to logits: inputs and samples are ids, which the embedding maps to the cell's inputs. Differs from
-    unrolling layers by hand in that the graph does not grow with the steps, and `steps` may change from call to call.
+    So one start frame is continued freely, a prompt is read first, and a whole shifted target is teacher forcing. There
+    are no modes to choose. A row whose first step is masked starts from zeros. With an `embedding`, the decoder maps
+    token ids to logits: inputs and samples are ids, which the embedding maps to the cell's inputs. Unlike with layers
+    unrolled by hand, the graph does not grow with the steps, and `steps` may change from call to call.
 
     Args:
         cell: an RNN cell (`LSTMCell(40)`, `AttentionCell`, your own), a list of cells (stacked), `StackedRNNCells`,
@@ -78,9 +78,9 @@ class AutoregressiveDecoder(keras.layers.Layer):
         `decoder(outputs[:, -1:], initial_state=states, steps=m)` go on for m steps.
 
     Raises:
-        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1]; ids outside the
-            vocabulary, where their values are known; memory missing for a cell that needs it, or given to cells that
-            take none.
+        ValueError: shapes, states or sizes that do not fit; steps below 1; a probability outside [0, 1]; ids outside
+            the vocabulary, where their values are known; memory missing for a cell that needs it, or given to cells
+            that take none.
         TypeError: a cell that is no cell; steps that are no integer; a probability that is no number; float ids.
 
     Masking:
