@@ -168,7 +168,7 @@ def test_what_is_too_long_is_dropped_or_cut(data, overlong, seed):
         assert buckets.dropped == too_long.sum()
     else:
         assert rows == list(range(len(data)))
-        assert buckets.cut == too_long.sum()
+        assert buckets.truncated == too_long.sum()
         np.testing.assert_array_equal(buckets.lengths, np.minimum(data, limit))
     assert plan.padded.max() <= limit
 

@@ -384,7 +384,7 @@ def test_the_process_imports_no_keras():
     assert "h5py" in maps
     assert "tensorflow" not in maps
     handler = signal.getsignal(signal.SIGINT)
-    importlib.import_module("keras_seqx.transfer.reader_process")  # which does nothing as a module
+    importlib.import_module("keras_seqx.transfer.file_reader.worker")  # which does nothing as a module
     assert signal.getsignal(signal.SIGINT) is handler
 
 
