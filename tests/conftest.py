@@ -29,19 +29,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 def _forget_programs():
     """Programs of JAX live as long as its caches: those of all tests together are more than a process can map."""
     yield
-    if keras.backend.backend() == "jax" and _mapped() > 20_000:
+    if keras.backend.backend() == "jax":
         import jax
 
         jax.clear_caches()
-
-
-def _mapped():
-    """Returns how many pieces of memory this process maps; Linux allows 65,530."""
-    try:
-        with open("/proc/self/maps") as file:
-            return sum(1 for _ in file)
-    except OSError:
-        return float("inf")
 
 
 @pytest.fixture(autouse=True)

@@ -217,7 +217,7 @@ def queue_options(data_set: keras.utils.PyDataset) -> dict[str, Any]:
 def within_xla() -> bool:
     """Returns whether TensorFlow traces a function that XLA compiles, in which shapes may not depend on values.
 
-    No public function of TensorFlow tells. Checked on TensorFlow 2.18 and 2.21.
+    No public function of TensorFlow tells. Checked on TensorFlow 2.21.
     """
     from tensorflow.python.framework.ops import get_default_graph
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext

@@ -15,7 +15,8 @@ from keras_seqx._core import tensors
 
 class _Reader(keras.layers.Layer):
     def __init__(self):
-        super().__init__(autocast=False, dtype="float32")  # whatever the policy is when the first mask is read
+        # float32 whatever the policy is when the first mask is read; named as a scope of a TensorFlow graph may be.
+        super().__init__(autocast=False, dtype="float32", name="mask_reader")
         self.supports_masking = True
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
@@ -27,7 +28,7 @@ class _Reader(keras.layers.Layer):
 
 class _Writer(keras.layers.Layer):
     def __init__(self):
-        super().__init__(autocast=False, dtype="float32")
+        super().__init__(autocast=False, dtype="float32", name="mask_writer")
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:

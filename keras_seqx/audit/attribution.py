@@ -38,7 +38,7 @@ class Attribution:
         padded_run: the run with the most padding.
         short: the run with less of it; None if no layer keeps statistics.
         row_swapped_run: the run in which only one row stayed what it was; None for a batch of one.
-        repeated: `padded_run` once more, in which only what is random differs; None where nothing moved.
+        repeated_run: `padded_run` once more, in which only what is random differs; None where nothing moved.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Attribution:
         finding.change = max([match.change for match in call.output_matches if match is not None], default=0.0)
         moved = any(match.moved and not match.unseen for match in call.output_matches if match is not None)
         statistics, unseen = self._statistics_move(number, restored=False)
-        output_masks = finding.mask_out
+        keeps_mask = finding.mask_out
         is_layer = isinstance(call.layer, keras.Layer)
         verdict = "leak" if moved else "statistics leak" if statistics else "ok"
         if is_layer and _right_masks(call) and (culprits or verdict != "ok"):
@@ -130,11 +130,9 @@ class Attribution:
                 verdict = "misled" if culprits or finding.mask_in else "no mask"
                 self._charge(culprits)
             if culprits:
-                output_masks = any(get_mask(output) is not None for output in outputs)
+                keeps_mask = any(get_mask(output) is not None for output in outputs)
         padded = any(match.padded for match in call.output_matches if match is not None)
-        finding.loses = (
-            padded and not output_masks and (finding.mask_in or (bool(culprits) and bool(_right_masks(call))))
-        )
+        finding.loses = padded and not keeps_mask and (finding.mask_in or (bool(culprits) and bool(_right_masks(call))))
         finding.loses |= call.drops_input_masks
         if _moves(number, self._repeated_run):
             verdict = RANDOM

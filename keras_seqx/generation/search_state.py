@@ -1,4 +1,4 @@
-"""What every search shares: the question, the log of tokens, and the answer."""
+"""What every search shares: the problem that it solves, the log of tokens, and the result."""
 
 import dataclasses
 import functools

@@ -28,7 +28,7 @@ class Stream:
     Args:
         layer: whose variables are read.
         search: one that treats every row for itself.
-        question: takes the tensors of a call to a dictionary of those that `generation` needs.
+        search_inputs: takes the tensors of a call to a dictionary of those that `generation` needs.
         generation: takes these to a `SearchProblem`.
     """
 
@@ -39,7 +39,7 @@ class Stream:
 
     def tokens(self, inputs: Any, noise: Any, *args: Any) -> Iterator[np.ndarray]:
         """Yields int32 arrays (B,), the first tokens behind the prompts, the second, ..., until all rows have ended."""
-        search_inputs = self._question(inputs, *args)
+        search_inputs = self._search_inputs(inputs, *args)
         generation: SearchProblem = self._generation(search_inputs)
         carry = self._start(search_inputs, noise)
         first = ops.convert_to_numpy(search_inputs["prompt_lengths"])
@@ -58,7 +58,7 @@ class Stream:
                 return
 
     @functools.cached_property
-    def _question(self) -> Callable:
+    def _search_inputs(self) -> Callable:
         return self._compiled(self._ask)
 
     @functools.cached_property

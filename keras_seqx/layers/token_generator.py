@@ -129,7 +129,7 @@ class TokenGenerator(keras.layers.Layer):
         self.return_alignments = bool(return_alignments)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._stream = Stream(self, self.search, self._question, self._generation)
+        self._stream = Stream(self, self.search, self._search_inputs, self._generation)
 
     def build(self, inputs_shape: Any, memory_shape: Any = None, covariates_shape: Any = None) -> None:
         if not self.decoder.built:
@@ -155,7 +155,7 @@ class TokenGenerator(keras.layers.Layer):
         control_flow.refuse_torch_export()
         mask = self.decoder._core.mask_of(inputs, inputs_mask if mask is None else mask)
         self._check(inputs, initial_state, memory, covariates, mask)
-        search_inputs = self._question(inputs, initial_state, memory, covariates, mask, memory_mask)
+        search_inputs = self._search_inputs(inputs, initial_state, memory, covariates, mask, memory_mask)
         return self.search.run(self._generation(search_inputs), self._noise(inputs))
 
     def stream(
@@ -273,7 +273,7 @@ class TokenGenerator(keras.layers.Layer):
         noise = self.search.noise(rows, self.max_steps, width, self.seed_generator)
         return decoder_checks.check_draws(self, "search", self.search, noise)
 
-    def _question(
+    def _search_inputs(
         self, inputs: Any, initial_state: Any, memory: Any, covariates: Any, mask: Any, memory_mask: Any
     ) -> dict[str, Any]:
         """Everything that does not change through the steps, as tensors, each row as often as it has beams."""

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_seqx._core import errors
+from keras_seqx._core import errors, mask_metadata
 
 TOKEN_FIX = "Give the id as an int, or None where there is none"
 
@@ -41,7 +41,6 @@ class SequenceMetric(keras.metrics.Metric):
         self.pad_token = _token(self, "pad_token", pad_token)
         self.total = self.add_variable(shape=(), initializer="zeros", dtype=self.dtype, name="total")
         self.count = self.add_variable(shape=(), initializer="zeros", dtype=self.dtype, name="count")
-        self._mask_of = _MaskOf()
 
     def measure(self, references: Sequences, prediction: Sequences) -> tuple[Any, Any]:
         raise NotImplementedError
@@ -49,7 +48,7 @@ class SequenceMetric(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch; see the class for shapes."""
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        true_steps, pred_steps = self._mask_of(y_true), self._mask_of(y_pred)
+        true_steps, pred_steps = _mask_of(y_true), _mask_of(y_pred)
         self._check(y_true, y_pred)
         weight = None
         if sample_weight is not None:
@@ -127,18 +126,10 @@ def references_that_count(lengths: Any) -> Any:
     return ops.logical_or(lengths > 0, ops.all(lengths == 0, axis=1, keepdims=True))
 
 
-class _MaskOf(keras.layers.Layer):
-    """Returns the Keras mask of a tensor, which Keras passes to layers on every backend, and to no other object."""
-
-    def __init__(self):
-        super().__init__(autocast=False, name="mask_of")
-        self.supports_masking = True
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        return None if mask is None else ops.cast(mask, "bool")
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return None
+def _mask_of(x: Any) -> Any:
+    """Returns the Keras mask of the tensor `x` as booleans, or None."""
+    mask = mask_metadata.read(x)
+    return None if mask is None else ops.cast(mask, "bool")
 
 
 def _integer(x: Any) -> bool:
